@@ -1,0 +1,1 @@
+"""Measurements of stepalign itself: run from a checkout, never installed."""

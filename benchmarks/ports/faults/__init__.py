@@ -1,0 +1,1 @@
+"""The faulty ports, by where the mistake lies."""

@@ -1,0 +1,125 @@
+"""Transformers that compute something else: masks, scales, layouts, positions, norms."""
+
+from __future__ import annotations
+
+from benchmarks.ports.port import ACTIVATION, Port, faulty
+
+ADAMW = {"lr": 1e-3, "weight_decay": 0.01}
+MODULE_ARGUMENT = ("forward", "hyperparameter")
+
+FAULTS: tuple[Port, ...] = (
+    faulty("relu_for_gelu", "transformer", MODULE_ARGUMENT, ACTIVATION, options=ADAMW, paddle={"activation": "relu"}),
+    faulty(
+        "attention_scale_missing",
+        "transformer",
+        "forward",
+        ACTIVATION,
+        options=ADAMW,
+        paddle={"attention_scale": "none"},
+        quick=True,
+    ),
+    faulty(
+        "attention_scale_of_the_model",
+        "vit",
+        "forward",
+        ACTIVATION,
+        options=ADAMW,
+        paddle={"attention_scale": "model"},
+        dtype="float64",
+    ),
+    faulty(
+        "attention_softmax_over_queries",
+        "transformer",
+        "forward",
+        ACTIVATION,
+        options=ADAMW,
+        paddle={"softmax_axis": -2},
+    ),
+    faulty(
+        "attention_mask_inverted",
+        "encoder",
+        "forward",
+        ACTIVATION,
+        options=ADAMW,
+        paddle={"mask": "inverted"},
+        note="True blocks in torch and keeps in paddle",
+    ),
+    faulty("attention_mask_missing", "transformer", "forward", ACTIVATION, options=ADAMW, torch={"mask": "none"}),
+    faulty(
+        "attention_key_and_value_swapped",
+        "transformer",
+        ("forward", "initial_weights"),
+        ACTIVATION,
+        options=ADAMW,
+        paddle={"swap_key_value": True},
+    ),
+    faulty(
+        "fused_projection_layout",
+        "vit",
+        ("forward", "initial_weights"),
+        ACTIVATION,
+        options=ADAMW,
+        paddle={"fused_layout": "head_part"},
+    ),
+    faulty(
+        "positions_added_before_the_class_token",
+        "vit",
+        "forward",
+        ACTIVATION,
+        options=ADAMW,
+        paddle={"add_positions": "without_cls"},
+    ),
+    faulty("positions_start_at_one", "transformer", "forward", ACTIVATION, options=ADAMW, paddle={"first_position": 1}),
+    faulty("encoder_norm_first", "encoder", MODULE_ARGUMENT, ACTIVATION, options=ADAMW, torch={"norm_place": "pre"}),
+    faulty(
+        "encoder_batch_first_default",
+        "encoder",
+        MODULE_ARGUMENT,
+        ACTIVATION,
+        options={**ADAMW, "mask": "none"},
+        torch={"batch_first": False},
+        dtype="float64",
+    ),
+    faulty("encoder_heads", "encoder", MODULE_ARGUMENT, ACTIVATION, options=ADAMW, paddle={"heads": 4}),
+    faulty(
+        "second_residual_missing",
+        "transformer",
+        "forward",
+        ACTIVATION,
+        options=ADAMW,
+        paddle={"second_residual": False},
+    ),
+    faulty(
+        "layer_scale_missing",
+        "vit",
+        ("forward", "frozen_parameter"),
+        ACTIVATION,
+        options=ADAMW,
+        paddle={"layer_scale": False},
+    ),
+    faulty(
+        "embedding_scale_missing",
+        "transformer",
+        "forward",
+        ACTIVATION,
+        options={**ADAMW, "embedding_scale": True},
+        paddle={"embedding_scale": False},
+    ),
+    faulty(
+        "padding_row_forced_to_zero",
+        "transformer",
+        MODULE_ARGUMENT,
+        ACTIVATION,
+        options={**ADAMW, "padding_idx": 0, "padding_row": "trained", "mask": "none"},
+        note="paddle's Embedding gives zeros for padding_idx whatever its row holds",
+    ),
+    faulty("causal_mask_missing", "tied_lm", "forward", ACTIVATION, options=ADAMW, paddle={"causal": False}),
+    faulty(
+        "tied_logit_scale_missing",
+        "tied_lm",
+        ("forward", "loss"),
+        ACTIVATION,
+        options={**ADAMW, "logit_scale": 0.25},
+        paddle={"logit_scale": 1.0},
+    ),
+)

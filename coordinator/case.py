@@ -1,0 +1,279 @@
+"""case.toml as frozen dataclasses: every key checked, every default in one place, every error naming the key."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Dict, Literal, Optional, Sequence, Tuple
+
+from stepalign.protocol.errors import CaseError
+from stepalign.protocol.schema import SchemaError, from_plain
+from stepalign.protocol.script import CaseView
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SIDES = ("torch", "paddle")
+
+Kind = Literal[
+    "batch", "initial_parameter", "lr", "activation", "loss", "gradient", "optimizer_state", "parameter", "buffer"
+]
+KINDS: Tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]
+"""The kinds of compared value, in causal order within a step."""
+
+COLLECTED_KINDS = ("gradient", "optimizer_state", "parameter", "buffer")
+
+
+@dataclass(frozen=True)
+class SideSection:
+    """``[torch]`` or ``[paddle]``: the script, the interpreter, the device."""
+
+    script: str
+    python: str = ""
+    device: str = "auto"
+    env: Dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """``[data]``: one of a file of batches and named .npy arrays."""
+
+    source: Optional[str] = None
+    arrays: Dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WeightsSection:
+    """``[weights]``: whose initial weights both sides start from, and how torch's names become paddle's."""
+
+    source: str = "torch"
+    rename: Tuple[Tuple[str, str], ...] = ()
+    transpose: Tuple[str, ...] = ()
+    ignore: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CollectSection:
+    """``[collect]``: what is collected at each step beyond rates and losses.
+
+    ``budget_mib``: when one side's step would move more than this, only steps 0, 1, 2 and the last are collected whole.
+    """
+
+    activations: Tuple[str, ...] = ()
+    kinds: Tuple[Literal["gradient", "optimizer_state", "parameter", "buffer"], ...] = COLLECTED_KINDS  # type: ignore[assignment]
+    budget_mib: int = 512
+
+
+@dataclass(frozen=True)
+class CompareSection:
+    """``[compare]``: how the sides are compared."""
+
+    resync: int = 0
+    strict: bool = False
+    dropout: Literal["own", "shared"] = "own"
+    allow_nonfinite: bool = False
+
+
+@dataclass(frozen=True)
+class ToleranceEntry:
+    """One kind's own tolerance: |torch - paddle| <= atol + rtol * |torch|."""
+
+    rtol: Optional[float] = None
+    atol: Optional[float] = None
+
+
+DEFAULT_MILESTONES = (100, 500, 1000, 2000, 4000)
+
+
+@dataclass(frozen=True)
+class ScheduleSection:
+    """``[schedule]``: the comparison of rates alone."""
+
+    steps: int = 5000
+    milestones: Optional[Tuple[int, ...]] = None
+
+    def chosen_milestones(self) -> Tuple[int, ...]:
+        """Return the milestones; without any of the case's own, those of STEP4 that lie within the steps."""
+        if self.milestones is not None:
+            return self.milestones
+        return tuple(step for step in DEFAULT_MILESTONES if step < self.steps)
+
+
+@dataclass(frozen=True)
+class DeadlineSection:
+    """``[deadline]``: how long each phase may take, in seconds, before a worker counts as hung."""
+
+    start_s: float = 60.0
+    build_s: float = 600.0
+    weights_s: float = 300.0
+    step_s: float = 600.0
+    rates_s: float = 300.0
+    stop_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class CaseFile:
+    """case.toml, word for word."""
+
+    torch: SideSection
+    paddle: SideSection
+    data: DataSection
+    name: str = ""
+    steps: int = 10
+    mode: Literal["eval", "train"] = "eval"
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = 0
+    threads: int = 0
+    options: Dict[str, Any] = field(default_factory=dict)
+    weights: WeightsSection = WeightsSection()
+    collect: CollectSection = CollectSection()
+    compare: CompareSection = CompareSection()
+    tolerance: Dict[str, ToleranceEntry] = field(default_factory=dict)
+    schedule: ScheduleSection = ScheduleSection()
+    deadline: DeadlineSection = DeadlineSection()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A checked case: the file's values and where it lies."""
+
+    folder: Path
+    file: CaseFile
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    @property
+    def steps(self) -> int:
+        return self.file.steps
+
+    def side(self, side: str) -> SideSection:
+        """Return the section of ``side``."""
+        section: SideSection = getattr(self.file, side)
+        return section
+
+    def script(self, side: str) -> Path:
+        """Return the path of a side's script."""
+        return (self.folder / self.side(side).script).resolve()
+
+    def view(self) -> CaseView:
+        """Return what a user's script sees of the case."""
+        file = self.file
+        return CaseView(file.name, file.steps, file.mode, file.dtype, file.seed, dict(file.options), self.folder)
+
+
+def load_case(folder: Path, assignments: Sequence[str] = (), **overrides: Any) -> Case:
+    """Read and check ``folder/case.toml``.
+
+    ``assignments`` are ``KEY=VALUE`` texts (``options.hidden=64``, ``compare.resync=5``; a bare key that is none of
+    case.toml's own is an option); ``overrides`` replace top-level keys and win. Raises CaseError.
+    """
+    path = folder / "case.toml"
+    if folder.name == "case.toml" and folder.is_file():
+        folder, path = folder.parent, folder
+    if not path.is_file():
+        raise CaseError(f"no case at {folder}: expected a folder with a case.toml; `stepalign init {folder}` writes one")
+    try:
+        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CaseError(f"{path} is not TOML: {error}") from None
+    for assignment in assignments:
+        assign(plain, assignment)
+    plain.update({key: value for key, value in overrides.items() if value is not None})
+    try:
+        file = from_plain(CaseFile, plain)
+    except SchemaError as error:
+        raise CaseError(f"{path}: {error}") from None
+    folder = folder.resolve()
+    file = replace(
+        file,
+        name=file.name or folder.name,
+        torch=replace(file.torch, python=file.torch.python or "torch"),
+        paddle=replace(file.paddle, python=file.paddle.python or "paddle"),
+    )
+    case = Case(folder, file)
+    _check(case, path)
+    return case
+
+
+def assign(plain: Dict[str, Any], assignment: str) -> None:
+    """Apply one ``KEY=VALUE`` to the plain tables of a case. The value is TOML; what is not TOML is a string."""
+    key, separator, text = assignment.partition("=")
+    key = key.strip()
+    if not separator or not key:
+        raise CaseError(f"--set takes KEY=VALUE, got {assignment!r}: for example --set options.hidden=64")
+    parts = key.split(".")
+    if len(parts) == 1 and key not in CaseFile.__dataclass_fields__:
+        parts = ["options", key]
+    table = plain
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise CaseError(f"--set {key}: {part} is not a table")
+    table[parts[-1]] = _toml_value(text.strip())
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _check(case: Case, path: Path) -> None:
+    file = case.file
+    for side in SIDES:
+        section = case.side(side)
+        if not case.script(side).is_file():
+            raise CaseError(f"{path}: {side}.script: no file {case.script(side)}")
+        if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", section.device):
+            raise CaseError(f'{path}: {side}.device: expected "auto", "cpu", "gpu" or "gpu:1", got {section.device!r}')
+    _check_number(path, "steps", file.steps, 1)
+    _check_number(path, "threads", file.threads, 0)
+    _check_number(path, "compare.resync", file.compare.resync, 0)
+    _check_number(path, "schedule.steps", file.schedule.steps, 1)
+    _check_number(path, "collect.budget_mib", file.collect.budget_mib, 1)
+    if bool(file.data.source) == bool(file.data.arrays):
+        raise CaseError(f'{path}: data: give one of source = "data.npz" (or "data.py") and arrays = {{ name = "file.npy" }}')
+    for kind in file.tolerance:
+        if kind not in KINDS:
+            raise CaseError(f"{path}: tolerance.{kind}: unknown kind; the kinds are {', '.join(KINDS)}")
+    for name, entry in file.tolerance.items():
+        for key, value in (("rtol", entry.rtol), ("atol", entry.atol)):
+            if value is not None and not 0 <= value < float("inf"):
+                raise CaseError(f"{path}: tolerance.{name}.{key}: expected a number of at least 0, got {value}")
+    for milestone in file.schedule.chosen_milestones():
+        if not 0 <= milestone < file.schedule.steps:
+            raise CaseError(
+                f"{path}: schedule.milestones: {milestone} is not one of the steps 0 to {file.schedule.steps - 1}"
+            )
+    for index, (pattern, _) in enumerate(file.weights.rename):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise CaseError(f"{path}: weights.rename[{index}]: {pattern!r} is not a regular expression: {error}") from None
+    _check_weights_source(case, path)
+
+
+def _check_number(path: Path, key: str, value: int, least: int) -> None:
+    if value < least:
+        raise CaseError(f"{path}: {key}: expected a whole number of at least {least}, got {value}")
+
+
+def _check_weights_source(case: Case, path: Path) -> None:
+    source = case.file.weights.source
+    if source in ("torch", "paddle", "none"):
+        return
+    if not source.endswith((".npz", ".safetensors")):
+        raise CaseError(
+            f'{path}: weights.source: expected "torch", "paddle", "none", a .npz or a .safetensors file, got {source!r}'
+        )
+    if not (case.folder / source).is_file():
+        raise CaseError(f"{path}: weights.source: no file {case.folder / source}")
+
+

@@ -1,0 +1,56 @@
+"""Runs one command and turns whatever it raises into one message and the contract's exit code.
+
+This is one of two places that catch every exception.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Optional, Sequence
+
+from stepalign.coordinator.cli.parser import build_parser
+from stepalign.protocol.errors import StepalignError
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+"""Before numpy is imported: the coordinator's arithmetic keeps off the workers' cores. Workers are told their own number."""
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run the command line ``arguments`` (default: the process's own) and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    module, _, function = options.handler.partition(":")
+    try:
+        code: int = getattr(importlib.import_module(module), function)(options)
+        sys.stdout.flush()
+        return code
+    except StepalignError as error:
+        print(f"stepalign: {error}", file=sys.stderr)
+        if getattr(options, "json", False):
+            print_failure(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stepalign: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception:
+        traceback.print_exc()
+        print("stepalign: this is a mistake of stepalign's own; please report it with the lines above", file=sys.stderr)
+        return 3
+
+
+def print_failure(error: StepalignError) -> None:
+    """Print what stands for result.json where a run did not come to have one."""
+    import json
+
+    import stepalign
+
+    record = {
+        "schema": 1, "stepalign": stepalign.__version__, "verdict": "failed", "exit_code": error.exit_code,
+        "error": {"message": str(error)},
+    }  # fmt: skip
+    print(json.dumps(record, indent=1))

@@ -1,0 +1,78 @@
+"""``stepalign demo``, ``run`` and ``schedule``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Callable, Dict
+
+from stepalign.coordinator import environments
+from stepalign.coordinator.case import SIDES, Case, load_case
+from stepalign.coordinator.cli.interruption import Interruption
+from stepalign.coordinator.cli.log_tail import LogTail
+from stepalign.coordinator.comparison.comparison import StepJudgement
+from stepalign.coordinator.lockstep import StepPair
+from stepalign.coordinator.result import Result
+from stepalign.coordinator.result_json import to_json
+from stepalign.coordinator.run import Watcher, run_case
+from stepalign.coordinator.run_schedule import run_schedule
+from stepalign.coordinator.terminal import Progress, print_verdict
+
+DEMO_CASE = Path(__file__).parent.parent / "demo_case"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a case."""
+    case = _load(options, options.case)
+    return _watched(options, case, lambda watcher: run_case(case, options.out, watcher))
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Make both environments if they are missing, then run the built-in case."""
+    for side in SIDES:
+        environments.create(side, side, on_line=lambda line: print(line, file=sys.stderr, flush=True))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepalign-demo-"))) / "demo"
+        shutil.copytree(DEMO_CASE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        case = _load(options, folder)
+        return _watched(options, case, lambda watcher: run_case(case, options.out, watcher))
+
+
+def schedule(options: argparse.Namespace) -> int:
+    """Compare both sides' learning rates alone."""
+    assignments = [*options.assignments, *([] if options.steps is None else [f"schedule.steps={options.steps}"])]
+    case = load_case(options.case, assignments)
+    return _watched(options, case, lambda watcher: run_schedule(case, options.out, watcher))
+
+
+def _load(options: argparse.Namespace, folder: Path) -> Case:
+    overrides: Dict[str, object] = {key: getattr(options, key) for key in ("steps", "mode", "dtype", "seed")}
+    return load_case(folder, options.assignments, **overrides)
+
+
+def _watched(options: argparse.Namespace, case: Case, call: Callable[[Watcher], "tuple[Result, Path]"]) -> int:
+    with ExitStack() as stack:
+        interruption = stack.enter_context(Interruption())
+        progress = stack.enter_context(Progress(enabled=not options.quiet))
+        tail = LogTail(lambda side, line: None if options.quiet else progress.worker_line(side, line))
+
+        def tick() -> None:
+            tail.read()
+            interruption.raise_if_asked()
+
+        def step(pair: StepPair, judgement: StepJudgement) -> None:
+            losses = float(pair.reference.loss), float(pair.candidate.loss)
+            progress.step(pair.step, case.steps, *losses, abs(losses[0] - losses[1]))
+
+        result, folder = call(Watcher(progress.phase, step, tick, tail.follow))
+        tail.read()
+    if options.json:
+        print(json.dumps(to_json(result), indent=1, allow_nan=False))
+    else:
+        print_verdict(result, folder)
+    return result.exit_code

@@ -1,0 +1,95 @@
+"""One compared value, and a step's worth of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Optional, Tuple
+
+import numpy as np
+
+from stepalign.coordinator.comparison.measures import Measures, measure
+from stepalign.coordinator.result import KnownDifference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A value of one kind at one step. ``measures`` is None where there was nothing to measure; ``reason`` says why.
+
+    ``exact`` marks a comparison that rounding noise cannot explain away: digests, names, dtypes, declared values, and
+    updates held against their own rule. ``allowed`` is what ``max_abs`` was held against: atol + rtol * |torch|.
+    """
+
+    step: int
+    kind: str
+    torch_name: Optional[str]
+    paddle_name: Optional[str]
+    passed: bool
+    rtol: float = 0.0
+    atol: float = 0.0
+    measures: Optional[Measures] = None
+    reason: str = ""
+    exact: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.torch_name or self.paddle_name or ""
+
+
+@dataclass(frozen=True)
+class StepJudgement:
+    """All comparisons of one step, in causal order, and what was recognised as a difference between the frameworks.
+
+    ``drift`` is the relative L2 difference of the parameters after the step.
+    """
+
+    step: int
+    comparisons: Tuple[Comparison, ...]
+    known: Tuple[KnownDifference, ...] = ()
+    drift: float = 0.0
+
+    def first_failure(self) -> Optional[Comparison]:
+        """Return the first comparison that did not pass."""
+        return next((item for item in self.comparisons if not item.passed), None)
+
+
+def compare_values(
+    step: int,
+    kind: str,
+    torch_name: Optional[str],
+    paddle_name: Optional[str],
+    torch: Optional[np.ndarray],
+    paddle: Optional[np.ndarray],
+    rtol: float,
+    atol: float,
+    allow_nonfinite: bool = False,
+    exact: bool = False,
+) -> Comparison:
+    """Compare two arrays; one that is missing, of another shape or of another dtype does not pass, and neither does NaN.
+
+    A value that is not finite passes only with ``allow_nonfinite`` and if both sides have the same one at the same place.
+    """
+    result = Comparison(step, kind, torch_name, paddle_name, False, rtol, atol, exact=True)
+    if torch is None or paddle is None:
+        lacking = "torch" if torch is None else "paddle"
+        return replace(result, reason=f"the {lacking} side has no {kind.replace('_', ' ')} {result.name}")
+    if torch.shape != paddle.shape:
+        return replace(result, reason=f"shape {list(torch.shape)} on torch, {list(paddle.shape)} on paddle")
+    if torch.dtype != paddle.dtype:
+        return replace(result, reason=f"dtype {torch.dtype} on torch, {paddle.dtype} on paddle")
+    measures = measure(torch, paddle, rtol, atol)
+    passed = measures.outside == 0 and math.isfinite(measures.max_abs)
+    reason = ""
+    nonfinite = measures.reference_nonfinite or measures.candidate_nonfinite
+    if nonfinite and not (allow_nonfinite and not measures.nonfinite_differs):
+        passed = False
+        reason = (
+            f"not finite: {measures.reference_nonfinite} of {measures.count} elements on torch, "
+            f"{measures.candidate_nonfinite} on paddle"
+        )
+    elif not passed:
+        reason = (
+            f"{measures.outside} of {measures.count} elements out of tolerance; "
+            f"greatest difference {measures.max_abs:.3g} at {list(measures.index)}"
+        )
+    return replace(result, passed=passed, measures=measures, reason=reason, exact=exact or bool(nonfinite))

@@ -1,0 +1,400 @@
+"""Judges one step of both sides: every kind in causal order, each by the tolerance and the method that suit it.
+
+Rates and losses are compared as numbers, gradients against the scale of their tensor and of the model, optimizer state and
+parameters against the optimizer's own rule given the side's own gradient (`update_judge`), buffers by value and by the
+frameworks' known formulas. Pure: what it keeps between steps is the state before the next one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
+from stepalign.coordinator.comparison.known_differences import batch_norm_running_variance, clip_norm_epsilon
+from stepalign.coordinator.comparison.measures import dot
+from stepalign.coordinator.comparison.tolerances import Tolerance
+from stepalign.coordinator.comparison.update_judge import UpdateJudge, UpdateStep
+from stepalign.coordinator.lockstep import StepPair
+from stepalign.coordinator.naming import NameMap
+from stepalign.coordinator.result import KnownDifference
+from stepalign.protocol.messages import Named, StepResult
+from stepalign.protocol.specs import Declaration
+
+Arrays = Dict[str, np.ndarray]
+States = Dict[str, Arrays]
+"""Optimizer state by canonical parameter name, then by slot."""
+
+
+class StepJudge:
+    """Judges steps in order. Both sides' arrays are in canonical terms from here on."""
+
+    def __init__(
+        self,
+        names: NameMap,
+        torch: Declaration,
+        paddle: Declaration,
+        dtype: str,
+        tolerances: Mapping[str, Tolerance],
+        strict: bool = False,
+        allow_nonfinite: bool = False,
+    ) -> None:
+        self._names = names
+        self._tolerances = tolerances
+        self._strict = strict
+        self._allow_nonfinite = allow_nonfinite
+        self._rate_pairs = pair_groups(names, torch, paddle)
+        self._group_counts = (len(torch.optimizer.groups), len(paddle.optimizer.groups))
+        self._updates = UpdateJudge(names, torch.optimizer, paddle.optimizer, dtype)
+        self._momenta = {
+            f"{module.path}.running_var".lstrip("."): module.hyperparameters.get("momentum") for module in torch.modules
+        }
+        self._before: Tuple[Arrays, Arrays] = ({}, {})
+        self._state_before: Tuple[States, States] = ({}, {})
+        self._drift = 0.0
+        self._initial: Tuple[Comparison, ...] = ()
+
+    def begin(self, torch: Named, paddle: Named) -> Tuple[Comparison, ...]:
+        """Compare the initial weights and keep them as the state before the first step."""
+        pair = self._names.canonical("torch", torch), self._names.canonical("paddle", paddle)
+        self._before = pair
+        self._initial = tuple(self._compare("initial_parameter", 0, piece.name, pair) for piece in self._names.pieces)
+        return self._initial
+
+    def resynchronised(self) -> None:
+        """Note that the candidate continues from the reference's state."""
+        self._before = (self._before[0], self._before[0])
+        self._state_before = (self._state_before[0], self._state_before[0])
+        self._drift = 0.0
+
+    def judge(self, pair: StepPair) -> StepJudgement:
+        """Return the judgement of one step."""
+        sides = (pair.reference, pair.candidate)
+        known: List[KnownDifference] = []
+        comparisons: List[Comparison] = [self._judge_batch(pair)]
+        if self._initial:
+            comparisons += self._initial
+            self._initial = ()
+        comparisons += self._judge_rates(pair)
+        comparisons += self._judge_activations(pair)
+        comparisons.append(self._judge_loss(pair))
+        raw = self._canonical(sides, "gradient")
+        used = self._used_gradients(sides, raw)
+        if raw[0] or raw[1]:
+            comparisons += self._judge_gradients(pair.step, raw, used, known)
+        after, state = self._canonical(sides, "parameter"), self._canonical_state(sides)
+        if after[0] and after[1]:
+            comparisons += self._judge_updates(pair, raw, used, state, after, known)
+        buffers = self._canonical(sides, "buffer")
+        if buffers[0] or buffers[1]:
+            comparisons += self._judge_buffers(pair.step, buffers, known)
+        self._state_before = state
+        if after[0] and after[1]:
+            self._drift = relative_drift(after, raw, self._noise_floor(raw[0]))
+            self._before = ({**self._before[0], **after[0], **buffers[0]}, {**self._before[1], **after[1], **buffers[1]})
+        else:
+            self._before = ({}, {})
+        return StepJudgement(pair.step, tuple(comparisons), tuple(known), self._drift)
+
+    def _judge_batch(self, pair: StepPair) -> Comparison:
+        digests = (pair.reference.batch_digest, pair.candidate.batch_digest)
+        passed = digests == (pair.batch_digest, pair.batch_digest)
+        reason = "" if passed else f"sent {pair.batch_digest[:12]}, torch saw {digests[0][:12]}, paddle saw {digests[1][:12]}"
+        return Comparison(pair.step, "batch", "batch", "batch", passed, reason=reason, exact=True)
+
+    def _judge_rates(self, pair: StepPair) -> List[Comparison]:
+        tolerance = self._tolerances["lr"]
+        rates = (pair.reference.lr, pair.candidate.lr)
+        found = []
+        for ours, theirs, factor in self._rate_pairs:
+            values = (
+                np.float64(rates[0][ours]) if ours < len(rates[0]) else None,
+                np.float64(rates[1][theirs] * factor) if theirs < len(rates[1]) else None,
+            )
+            arrays = [None if value is None else np.asarray(value) for value in values]
+            name = (f"group {ours}", f"group {theirs}")
+            found.append(
+                compare_values(pair.step, "lr", *name, arrays[0], arrays[1], tolerance.rtol, tolerance.atol, exact=True)
+            )
+        return found
+
+    def _judge_activations(self, pair: StepPair) -> List[Comparison]:
+        torch = pair.reference.tensors.get("activation", {})
+        paddle = pair.candidate.tensors.get("activation", {})
+        paths = dict(self._names.modules)
+        found = []
+        for path, array in torch.items():
+            module, mark, rest = _split_path(path)
+            theirs = f"{paths.get(module, module)}{mark}{rest}"
+            rtol, atol = self._allowance("activation", array, 0.0)
+            found.append(
+                compare_values(pair.step, "activation", path, theirs, array, paddle.get(theirs), rtol, atol, self._allow_nonfinite)
+            )
+        return found
+
+    def _judge_loss(self, pair: StepPair) -> Comparison:
+        tolerance = self._tolerances["loss"]
+        rtol = tolerance.rtol + tolerance.per_drift * self._drift
+        loss = (pair.reference.loss, pair.candidate.loss)
+        return compare_values(pair.step, "loss", "loss", "loss", *loss, rtol, tolerance.atol, self._allow_nonfinite)
+
+    def _judge_gradients(
+        self, step: int, raw: Tuple[Arrays, Arrays], used: Tuple[Arrays, Arrays], known: List[KnownDifference]
+    ) -> List[Comparison]:
+        largest = max((_magnitude(array) for array in raw[0].values()), default=0.0)
+        found = [self._judge_gradient(step, name, raw, largest) for name in self._backward_order(raw)]
+        if used[0] is raw[0] and used[1] is raw[1]:
+            return found
+        recognised, factor = clip_norm_epsilon(raw[0], used[0], raw[1], used[1], self._tolerances["gradient"].of_tensor)
+        explained = factor != 1.0 and not self._strict
+        if recognised is not None:
+            known.append(recognised)
+        candidate = {name: (array / factor).astype(array.dtype) for name, array in used[1].items()} if explained else used[1]
+        largest_used = max((_magnitude(array) for array in used[0].values()), default=0.0)
+        for name in self._backward_order(used):
+            item = self._judge_gradient(step, name, (used[0], candidate), largest_used)
+            if not item.passed:
+                found.append(_with_note(item, "as the optimizer used it"))
+        return found
+
+    def _judge_gradient(self, step: int, name: str, pair: Tuple[Arrays, Arrays], largest: float) -> Comparison:
+        array, other = pair[0].get(name), pair[1].get(name)
+        if (array is None) != (other is None):
+            present = array if array is not None else other
+            if present is not None and not np.any(present):
+                return Comparison(step, "gradient", name, self._names.paddle_name(name), True, reason="zero on one side, none on the other")
+        rtol, atol = self._allowance("gradient", array, largest)
+        return self._compare("gradient", step, name, pair, rtol, atol)
+
+    def _judge_updates(
+        self,
+        pair: StepPair,
+        raw: Tuple[Arrays, Arrays],
+        used: Tuple[Arrays, Arrays],
+        state: Tuple[States, States],
+        after: Tuple[Arrays, Arrays],
+        known: List[KnownDifference],
+    ) -> List[Comparison]:
+        states: List[Comparison] = []
+        parameters: List[Comparison] = []
+        largest = largest_slots(state[0])
+        step = UpdateStep(
+            pair.step, (pair.reference.lr, pair.candidate.lr), self._before, used, self._state_before, state, after
+        )
+        for piece in self._names.pieces:
+            if piece.kind != "parameter":
+                continue
+            name = piece.name
+            rtol, atol = self._update_allowance(name, after[0].get(name), self._is_noise(name, raw))
+            values = self._compare("parameter", pair.step, name, after, rtol, atol)
+            judged = self._updates.judge(step, name, suspects(values, after))
+            known += judged.known
+            parameters.append(self._settle(values, judged.parameter))
+            slots = (state[0].get(name, {}), state[1].get(name, {}))
+            for slot in sorted({*slots[0], *slots[1]}):
+                rtol, atol = self._allowance("optimizer_state", slots[0].get(slot), largest.get(slot, 0.0))
+                values = self._compare("optimizer_state", pair.step, f"{name}/{slot}", _under(name, slots), rtol, atol)
+                states.append(self._settle(values, judged.state.get(slot)))
+        return states + parameters
+
+    def _settle(self, values: Comparison, verdict: Optional[Tuple[bool, str]]) -> Comparison:
+        """Let the rule's verdict stand over the plain values', where there is one and the values exist and are finite."""
+        if verdict is None or values.measures is None or values.measures.nonfinite_differs:
+            return values
+        passed, reason = verdict
+        if "not finite" in values.reason:
+            return values
+        return Comparison(
+            values.step, values.kind, values.torch_name, values.paddle_name, passed, values.rtol, values.atol,
+            values.measures, reason, exact=True,
+        )  # fmt: skip
+
+    def _judge_buffers(
+        self, step: int, buffers: Tuple[Arrays, Arrays], known: List[KnownDifference]
+    ) -> List[Comparison]:
+        found = []
+        for piece in self._names.pieces:
+            if piece.kind != "buffer":
+                continue
+            rtol, atol = self._allowance("buffer", buffers[0].get(piece.name), 0.0)
+            item = self._compare("buffer", step, piece.name, buffers, rtol, atol)
+            recognised = None if self._strict or item.passed else self._known_buffer(piece.name, buffers, atol)
+            if recognised is not None:
+                known.append(recognised)
+                item = Comparison(
+                    step, "buffer", item.torch_name, item.paddle_name, True, rtol, atol, item.measures, recognised.evidence
+                )
+            found.append(item)
+        return found
+
+    def _known_buffer(self, name: str, buffers: Tuple[Arrays, Arrays], atol: float) -> Optional[KnownDifference]:
+        momentum = self._momenta.get(name)
+        arrays = [self._before[0].get(name), buffers[0].get(name), self._before[1].get(name), buffers[1].get(name)]
+        if not isinstance(momentum, (int, float)) or any(item is None for item in arrays):
+            return None
+        return batch_norm_running_variance(name, *arrays, float(momentum), 2 * atol)  # type: ignore[arg-type]
+
+    def _compare(
+        self, kind: str, step: int, name: str, pair: Tuple[Arrays, Arrays], rtol: float = 0.0, atol: float = 0.0
+    ) -> Comparison:
+        tensor, slash, slot = name.rpartition("/")
+        theirs = f"{self._names.paddle_name(tensor)}/{slot}" if slash else self._names.paddle_name(name)
+        exact = kind == "initial_parameter"
+        return compare_values(
+            step, kind, name, theirs, pair[0].get(name), pair[1].get(name), rtol, atol, self._allow_nonfinite, exact
+        )
+
+    def _allowance(self, kind: str, reference: Optional[np.ndarray], largest: float) -> Tuple[float, float]:
+        """Return rtol and atol for one tensor: the kind's own, its scale's and its model's parts, grown by the drift."""
+        tolerance = self._tolerances[kind]
+        size = 0.0 if reference is None else _magnitude(reference)
+        of_tensor = tolerance.of_tensor + min(tolerance.per_drift * self._drift, 0.1)
+        return tolerance.rtol, tolerance.atol + of_tensor * size + tolerance.of_model * largest
+
+    def _update_allowance(self, name: str, after: Optional[np.ndarray], noise: bool) -> Tuple[float, float]:
+        """Return rtol and atol for a parameter judged by value: relative to its update, plus rounding of the parameter."""
+        tolerance = self._tolerances["parameter"]
+        before = self._before[0].get(name)
+        if after is None or before is None:
+            return tolerance.rtol, tolerance.atol
+        update = _magnitude(after.astype(np.float64) - before)
+        part = 2.0 if noise else tolerance.of_tensor + min(tolerance.per_drift * self._drift, 0.1)
+        drift = self._drift * _magnitude(before)
+        return tolerance.rtol, tolerance.atol + part * update + drift
+
+    def _noise_floor(self, gradients: Arrays) -> float:
+        largest = max((_magnitude(array) for array in gradients.values()), default=0.0)
+        return self._tolerances["gradient"].of_model * largest
+
+    def _is_noise(self, name: str, raw: Tuple[Arrays, Arrays]) -> bool:
+        array = raw[0].get(name)
+        return array is not None and _magnitude(array) <= self._noise_floor(raw[0])
+
+    def _backward_order(self, gradients: Tuple[Arrays, Arrays]) -> Sequence[str]:
+        return [
+            piece.name
+            for piece in reversed(self._names.pieces)
+            if piece.kind == "parameter" and (piece.name in gradients[0] or piece.name in gradients[1])
+        ]
+
+    def _canonical(self, sides: Tuple[StepResult, StepResult], kind: str) -> Tuple[Arrays, Arrays]:
+        return (
+            self._names.canonical("torch", sides[0].tensors.get(kind, {})),
+            self._names.canonical("paddle", sides[1].tensors.get(kind, {})),
+        )
+
+    def _used_gradients(self, sides: Tuple[StepResult, StepResult], raw: Tuple[Arrays, Arrays]) -> Tuple[Arrays, Arrays]:
+        changed = self._canonical(sides, "used_gradient")
+        return (
+            {**raw[0], **changed[0]} if changed[0] else raw[0],
+            {**raw[1], **changed[1]} if changed[1] else raw[1],
+        )
+
+    def _canonical_state(self, sides: Tuple[StepResult, StepResult]) -> Tuple[States, States]:
+        return (
+            canonical_state(self._names, "torch", sides[0].tensors.get("optimizer_state", {})),
+            canonical_state(self._names, "paddle", sides[1].tensors.get("optimizer_state", {})),
+        )
+
+
+def canonical_state(names: NameMap, side: str, state: Named) -> States:
+    """Return optimizer state (``tensor/slot``) by canonical name and slot; what has not the tensor's shape is taken as it is."""
+    by_tensor: States = {}
+    for key, array in state.items():
+        tensor, _, slot = key.rpartition("/")
+        by_tensor.setdefault(tensor, {})[slot] = array
+    found: States = {}
+    for piece in names.pieces:
+        place = piece.slot(side)
+        if place.tensor in by_tensor:
+            slots = by_tensor[place.tensor].items()
+            found[piece.name] = {slot: place.read(array) if array.ndim else array for slot, array in slots}
+    return found
+
+
+def largest_slots(state: States) -> Dict[str, float]:
+    """Return the greatest magnitude of each slot over all parameters."""
+    largest: Dict[str, float] = {}
+    for slots in state.values():
+        for slot, array in slots.items():
+            if array.ndim:
+                largest[slot] = max(largest.get(slot, 0.0), _magnitude(array))
+    return largest
+
+
+def suspects(values: Comparison, pair: Tuple[Arrays, Arrays]) -> np.ndarray:
+    """Return the flat indices of the elements that a comparison found out of tolerance."""
+    if values.measures is None or not values.measures.outside:
+        return np.empty(0, np.int64)
+    torch, paddle = pair[0][values.name], pair[1][values.name]
+    with np.errstate(all="ignore"):
+        outside = np.abs(paddle - torch) > values.atol + values.rtol * np.abs(torch)
+    return np.flatnonzero(outside)
+
+
+def _under(name: str, slots: Tuple[Arrays, Arrays]) -> Tuple[Arrays, Arrays]:
+    return ({f"{name}/{slot}": array for slot, array in slots[0].items()}, {f"{name}/{slot}": array for slot, array in slots[1].items()})
+
+
+def pair_groups(names: NameMap, torch: Declaration, paddle: Declaration) -> List[Tuple[int, int, float]]:
+    """Return the groups whose rates belong together: (torch's, paddle's, multiplier on paddle's), each pair once.
+
+    Groups are paired by the parameters that they share; sides that declare none, by their place.
+    """
+    ours = {name: index for index, group in enumerate(torch.optimizer.groups) for name in group.parameters}
+    theirs = {name: index for index, group in enumerate(paddle.optimizer.groups) for name in group.parameters}
+    pairs: Dict[Tuple[int, int, float], None] = {}
+    for piece in names.pieces:
+        if piece.torch.tensor in ours and piece.paddle.tensor in theirs:
+            factor = paddle.optimizer.effective.get(piece.paddle.tensor, {}).get("lr_multiplier", 1.0)
+            own = torch.optimizer.effective.get(piece.torch.tensor, {}).get("lr_multiplier", 1.0)
+            quotient = float(factor) / float(own) if isinstance(factor, (int, float)) and isinstance(own, (int, float)) else 1.0
+            pairs[ours[piece.torch.tensor], theirs[piece.paddle.tensor], quotient] = None
+    if not pairs:
+        count = max(len(torch.optimizer.groups), len(paddle.optimizer.groups), 1)
+        return [(index, index, 1.0) for index in range(count)]
+    return sorted(pairs)
+
+
+def relative_drift(parameters: Tuple[Arrays, Arrays], gradients: Tuple[Arrays, Arrays], floor: float) -> float:
+    """Return |paddle - torch| / |torch| in L2 over all parameters whose gradient is more than rounding noise."""
+    apart = size = 0.0
+    for name, array in parameters[0].items():
+        other, gradient = parameters[1].get(name), gradients[0].get(name)
+        if other is None or other.shape != array.shape or (gradient is not None and _magnitude(gradient) <= floor):
+            continue
+        with np.errstate(all="ignore"):
+            difference = (other - array).ravel().astype(np.float64)
+            wide = array.ravel().astype(np.float64)
+            apart += dot(difference, difference)
+            size += dot(wide, wide)
+    drift = math.sqrt(apart / size) if size else 0.0
+    return drift if math.isfinite(drift) else 0.0
+
+
+def _magnitude(array: np.ndarray) -> float:
+    """Return the greatest finite magnitude; 0.0 for an empty array."""
+    if not array.size:
+        return 0.0
+    peak = float(max(abs(float(array.max())), abs(float(array.min()))))
+    if not math.isfinite(peak):
+        finite = np.abs(array[np.isfinite(array)])
+        peak = float(finite.max()) if finite.size else 0.0
+    return peak
+
+
+def _split_path(path: str) -> Tuple[str, str, str]:
+    for mark in "@:#":
+        module, found, rest = path.partition(mark)
+        if found:
+            return module, mark, rest
+    return path, "", ""
+
+
+def _with_note(item: Comparison, note: str) -> Comparison:
+    return Comparison(
+        item.step, item.kind, item.torch_name, item.paddle_name, item.passed, item.rtol, item.atol, item.measures,
+        f"{note}: {item.reason}", item.exact,
+    )  # fmt: skip

@@ -1,0 +1,93 @@
+"""What the frameworks themselves do differently, recognised by its formula; seen with torch 2.13.0 and paddle 3.3.1.
+
+Each function returns None unless the formula explains the difference and says what is left without it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Mapping, Optional, Tuple
+
+import numpy as np
+
+from stepalign.coordinator.comparison.measures import dot
+from stepalign.coordinator.result import KnownDifference
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def batch_norm_running_variance(
+    name: str,
+    torch_before: np.ndarray,
+    torch_after: np.ndarray,
+    paddle_before: np.ndarray,
+    paddle_after: np.ndarray,
+    momentum: float,
+    atol: float,
+) -> Optional[KnownDifference]:
+    """Recognise paddle's biased batch variance: its running variance takes var * (n - 1) / n where torch's takes var.
+
+    From after = (1 - momentum) * before + momentum * variance each side's batch variance follows; their quotient must be
+    one number (n - 1) / n for all channels, with a whole n >= 2. Arrays [channels]; ``momentum`` in torch's meaning.
+    """
+    if not 0.0 < momentum <= 1.0:
+        return None
+    wide = [np.asarray(item, np.float64) for item in (torch_before, torch_after, paddle_before, paddle_after)]
+    torch_variance = (wide[1] - (1 - momentum) * wide[0]) / momentum
+    paddle_variance = (wide[3] - (1 - momentum) * wide[2]) / momentum
+    weight = dot(torch_variance.ravel(), torch_variance.ravel())
+    if not weight or not math.isfinite(weight):
+        return None
+    quotient = dot(torch_variance.ravel(), paddle_variance.ravel()) / weight
+    if not 0.4 < quotient < 1.0:
+        return None
+    count = round(1.0 / (1.0 - quotient))
+    if count < 2:
+        return None
+    expected = (1 - momentum) * wide[2] + momentum * torch_variance * (count - 1) / count
+    residual = float(np.max(np.abs(wide[3] - expected), initial=0.0))
+    if residual > atol:
+        return None
+    return KnownDifference(
+        "batch_norm_running_variance",
+        name,
+        f"paddle keeps the biased batch variance: paddle / torch = (n-1)/n, n = {count}; residual {residual:.1g}",
+    )
+
+
+def clip_norm_epsilon(
+    torch_raw: Arrays, torch_used: Arrays, paddle_raw: Arrays, paddle_used: Arrays, rtol: float
+) -> Tuple[Optional[KnownDifference], float]:
+    """Recognise clipping by global norm without torch's 1e-6: torch scales by c / (norm + 1e-6), paddle by c / norm.
+
+    Returns the known difference and the factor paddle / torch of the used gradients that it explains (1.0 if none).
+    """
+    torch_factor, norm = _clip_factor(torch_raw, torch_used)
+    paddle_factor, _ = _clip_factor(paddle_raw, paddle_used)
+    if not torch_factor or not paddle_factor or not norm or torch_factor == 1.0:
+        return None, 1.0
+    found, expected = paddle_factor / torch_factor, (norm + 1e-6) / norm
+    if abs(found - expected) > max(rtol, 0.05 * (expected - 1.0)):
+        return None, 1.0
+    return (
+        KnownDifference(
+            "clip_norm_epsilon",
+            "",
+            f"paddle clips by c / norm, torch by c / (norm + 1e-6): factor {expected - 1.0:.3g} apart at norm {norm:.6g}; "
+            f"residual {abs(found - expected):.1g}",
+        ),
+        expected,
+    )
+
+
+def _clip_factor(raw: Arrays, used: Arrays) -> Tuple[float, float]:
+    """Return the quotient of the global L2 norms of used and raw gradients, and the raw norm."""
+    names = [name for name in raw if name in used]
+    before = math.sqrt(math.fsum(_square(raw[name]) for name in names))
+    after = math.sqrt(math.fsum(_square(used[name]) for name in names))
+    return (after / before if before else 0.0), before
+
+
+def _square(array: np.ndarray) -> float:
+    wide = np.asarray(array, np.float64).ravel()
+    return dot(wide, wide)

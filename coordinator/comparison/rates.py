@@ -1,0 +1,48 @@
+"""Compares two sequences of rates: float64, relative, every group and step."""
+
+from __future__ import annotations
+
+from typing import List
+
+import numpy as np
+
+from stepalign.coordinator.comparison.comparison import Comparison, compare_values
+from stepalign.coordinator.comparison.tolerances import Tolerance
+
+
+def compare_rates(torch: np.ndarray, paddle: np.ndarray, tolerance: Tolerance) -> List[Comparison]:
+    """Return one comparison for each group and step that fails, or one that passes for each group if none does.
+
+    torch, paddle: float64 [steps, groups]. A group that one side lacks is a failure by name. A rate of about zero is
+    held against the greatest rate of its group: 1e-15 of it is allowed.
+    """
+    found: List[Comparison] = []
+    for group in range(max(torch.shape[1], paddle.shape[1])):
+        name = f"group {group}"
+        if group >= torch.shape[1] or group >= paddle.shape[1]:
+            lacking = "torch" if group >= torch.shape[1] else "paddle"
+            reason = f"the {lacking} side has {min(torch.shape[1], paddle.shape[1])} groups, the other {max(torch.shape[1], paddle.shape[1])}"
+            found.append(Comparison(0, "lr", name, name, False, tolerance.rtol, tolerance.atol, None, reason, exact=True))
+            continue
+        ours, theirs = torch[:, group], paddle[:, group]
+        atol = max(tolerance.atol, 1e-15 * float(np.max(np.abs(ours), initial=0.0)))
+        steps = failing_steps(ours, theirs, tolerance.rtol, atol)
+        for step in steps or [len(ours) - 1]:
+            found.append(
+                compare_values(step, "lr", name, name, ours[step], theirs[step], tolerance.rtol, atol, exact=True)
+            )
+    return sorted(found, key=lambda item: item.step)
+
+
+def failing_steps(torch: np.ndarray, paddle: np.ndarray, rtol: float, atol: float) -> List[int]:
+    """Return the steps at which two rates differ by more than atol + rtol * |torch|, or are not finite."""
+    with np.errstate(invalid="ignore"):
+        within = np.abs(paddle - torch) <= atol + rtol * np.abs(torch)
+    return [int(step) for step in np.flatnonzero(~within)]
+
+
+def as_lists(rates: np.ndarray) -> List[List[float]]:
+    """Return [steps, groups] as lists of Python floats."""
+    return [[float(rate) for rate in row] for row in rates]
+
+

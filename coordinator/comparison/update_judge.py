@@ -1,0 +1,202 @@
+"""Judges what an optimizer did to one parameter, given that side's own gradient, state and rate.
+
+A difference of two gradients that is mere rounding can move a parameter by the whole rate under Adam, and hide or fake a
+mistake. So the rule that torch declares is first checked on torch's own numbers; where it holds, paddle's numbers are held
+against the same rule with paddle's own inputs. What is left is the optimizer's doing alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from stepalign.coordinator.comparison.update_residual import UpdateJudgement, UpdateResidual, judge_update
+from stepalign.coordinator.naming import NameMap, Piece
+from stepalign.coordinator.result import KnownDifference
+from stepalign.protocol.specs import OptimizerSpec, Scalar
+
+SAMPLED_ELEMENTS = 1 << 15
+MOST_SUSPECTS = 1 << 15
+
+Arrays = Mapping[str, np.ndarray]
+Pair = Tuple[Arrays, Arrays]
+State = Mapping[str, Arrays]
+StatePair = Tuple[State, State]
+
+_PADDLE_VARIANTS: Dict[str, Dict[str, Scalar]] = {
+    "RMSprop": {"lr_in_velocity": True},
+    "Adamax": {"eps_on_norm": True},
+}
+"""How paddle's rule of the same name differs where no argument can change it (seen in 3.3.1)."""
+
+
+@dataclass(frozen=True)
+class UpdateStep:
+    """Both sides' numbers around one update, canonical, torch first. State is by parameter, then by slot."""
+
+    step: int
+    lr: Tuple[List[float], List[float]]
+    before: Pair
+    gradient: Pair
+    state_before: StatePair
+    state_after: StatePair
+    after: Pair
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The rule's verdict: (passed, reason) for the parameter and for each slot; None or absent where no rule applies."""
+
+    parameter: Optional[Tuple[bool, str]] = None
+    state: Dict[str, Tuple[bool, str]] = field(default_factory=dict)
+    known: Tuple[KnownDifference, ...] = ()
+
+
+class UpdateJudge:
+    """Judges updates by the rule that the torch side declares."""
+
+    def __init__(self, names: NameMap, torch: OptimizerSpec, paddle: OptimizerSpec, dtype: str) -> None:
+        self._dtype = dtype
+        self._specs = (torch, paddle)
+        self._pieces: Dict[str, Piece] = {piece.name: piece for piece in names.pieces}
+        self._hyper = (hyperparameters(torch), hyperparameters(paddle))
+        self._groups = (group_of(torch), group_of(paddle))
+        self._variant: Dict[str, Dict[str, Scalar]] = {}
+
+    def judge(self, step: UpdateStep, name: str, suspects: np.ndarray) -> Judged:
+        """Return the verdict on one parameter's update. ``suspects``: flat indices of elements that differ by value."""
+        before, gradient, after = (side.get(name) for side in (step.before[1], step.gradient[1], step.after[1]))
+        if after is None or before is None:
+            return Judged()
+        if gradient is None:
+            return self._judge_unmoved(step, name)
+        chosen = choose_elements(after.size, suspects)
+        ours = self._residual(step, name, 0, {}, chosen)
+        if ours is None or not ours.fits:
+            return Judged()
+        theirs = self._residual(step, name, 1, self._variant.get(name, {}), chosen)
+        known: Tuple[KnownDifference, ...] = ()
+        if theirs is not None and not theirs.fits:
+            theirs, known = self._as_paddle_does(step, name, theirs, chosen)
+        if theirs is None:
+            return Judged()
+        if theirs.variant and theirs.fits and self._dtype == "float64":
+            known += (
+                KnownDifference(
+                    theirs.variant,
+                    name,
+                    f"paddle keeps this optimizer's hyper-parameters in float32; residual {theirs.worst:.2g} of what rounding may do",
+                ),
+            )
+        state = {slot: (item.fits, _reason(item)) for slot, item in theirs.state.items()}
+        for slot in ours.state:
+            if slot not in theirs.state:
+                state[slot] = (False, f"the paddle side keeps no {slot}")
+        return Judged((theirs.parameter.fits, _reason(theirs.parameter)), state, known)
+
+    def _as_paddle_does(
+        self, step: UpdateStep, name: str, plain: UpdateJudgement, chosen: Optional[np.ndarray]
+    ) -> Tuple[UpdateJudgement, Tuple[KnownDifference, ...]]:
+        """Try paddle's own form of the rule, with paddle's epsilon: what no port can avoid is a known difference."""
+        variant = dict(_PADDLE_VARIANTS.get(self._specs[0].type, {}))
+        if not variant or self._specs[1].type != self._specs[0].type:
+            return plain, ()
+        inside = self._hyper[1].get(self._pieces[name].paddle.tensor, {}).get("eps_inside_sqrt")
+        if inside is not None:
+            variant["eps_inside_sqrt"] = inside
+        tried = self._residual(step, name, 1, variant, chosen)
+        if tried is None or not tried.fits:
+            return plain, ()
+        self._variant[name] = variant
+        return tried, (
+            KnownDifference(
+                f"{self._specs[0].type.lower()}_formula",
+                name,
+                f"paddle's {self._specs[0].type} has another formula ({', '.join(variant)}); "
+                f"residual {tried.worst:.2g} of what rounding may do",
+            ),
+        )
+
+    def _judge_unmoved(self, step: UpdateStep, name: str) -> Judged:
+        """Without a gradient a parameter stays as it is, on both sides."""
+        moved = [
+            side
+            for number, side in enumerate(("torch", "paddle"))
+            if name in step.after[number]
+            and name in step.before[number]
+            and not np.array_equal(step.after[number][name], step.before[number][name], equal_nan=True)
+        ]
+        if moved == ["paddle"]:
+            return Judged((False, "moved on paddle in a step in which it has no gradient; it stays on torch"))
+        return Judged((True, "")) if not moved else Judged()
+
+    def _residual(
+        self, step: UpdateStep, name: str, side: int, variant: Mapping[str, Scalar], chosen: Optional[np.ndarray]
+    ) -> Optional[UpdateJudgement]:
+        """Hold one side's numbers at the ``chosen`` elements against torch's rule; None where the rule is unknown or lacks input."""
+        piece = self._pieces[name]
+        hyper = self._hyper[0].get(piece.torch.tensor)
+        group = self._groups[side].get(piece.slot("torch" if side == 0 else "paddle").tensor)
+        arrays = [source[side].get(name) for source in (step.before, step.gradient, step.after)]
+        if hyper is None or group is None or any(array is None for array in arrays):
+            return None
+        before, gradient, after = (np.asarray(array) for array in arrays)
+        if not (before.shape == gradient.shape == after.shape) or not np.isfinite(gradient).all():
+            return None
+        multiplier = self._hyper[side].get(piece.slot("torch" if side == 0 else "paddle").tensor, {}).get("lr_multiplier", 1.0)
+        lr = step.lr[side][group] * (float(multiplier) if isinstance(multiplier, (int, float)) else 1.0)
+        return judge_update(
+            self._specs[0].type,
+            {**hyper, **variant},
+            _take(before, chosen),
+            _take(gradient, chosen),
+            _slots(step.state_before[side], name, chosen),
+            _take(after, chosen),
+            _slots(step.state_after[side], name, chosen),
+            lr,
+            step.step,
+            self._dtype,
+        )
+
+
+def hyperparameters(spec: OptimizerSpec) -> Dict[str, Dict[str, Scalar]]:
+    """Return each parameter's hyper-parameters: its group's, with what really holds for it on top."""
+    return {
+        name: {**group.hyperparameters, **spec.effective.get(name, {})} for group in spec.groups for name in group.parameters
+    }
+
+
+def group_of(spec: OptimizerSpec) -> Dict[str, int]:
+    """Return the number of the group that holds each parameter."""
+    return {name: index for index, group in enumerate(spec.groups) for name in group.parameters}
+
+
+def choose_elements(size: int, suspects: np.ndarray) -> Optional[np.ndarray]:
+    """Return the flat indices to judge: all suspects (thinned evenly beyond `MOST_SUSPECTS`) and an even sample; None: all."""
+    if size <= 2 * SAMPLED_ELEMENTS:
+        return None
+    if suspects.size > MOST_SUSPECTS:
+        suspects = suspects[:: -(-suspects.size // MOST_SUSPECTS)]
+    stride = max(1, size // SAMPLED_ELEMENTS) | 1
+    return np.union1d(suspects, np.arange(0, size, stride))
+
+
+def _take(array: np.ndarray, chosen: Optional[np.ndarray]) -> np.ndarray:
+    return array if chosen is None or not array.ndim else np.ravel(array)[chosen]
+
+
+def _slots(state: Mapping[str, Mapping[str, np.ndarray]], name: str, chosen: Optional[np.ndarray]) -> Dict[str, np.ndarray]:
+    return {slot: _take(array, chosen) for slot, array in state.get(name, {}).items()}
+
+
+def _reason(residual: UpdateResidual) -> str:
+    if residual.fits:
+        return ""
+    if residual.worst <= 1.0:
+        return f"departs from torch's rule on the whole by {residual.drift:.3g} of itself, {residual.drift_allowed:.3g} allowed"
+    return (
+        f"departs from torch's rule, given its own gradient, by {residual.max_abs:.3g} at {list(residual.index)}, "
+        f"{residual.worst:.3g} times what rounding may do ({residual.outside:.2%} of the elements)"
+    )

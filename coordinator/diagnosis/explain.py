@@ -1,0 +1,159 @@
+"""Puts together why a run diverged: declared differences, then what the numbers of the first divergence say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Iterable, List, Mapping, Optional, Sequence
+
+import numpy as np
+
+from stepalign.coordinator.case import Case
+from stepalign.coordinator.comparison.comparison import Comparison
+from stepalign.coordinator.comparison.judge import pair_groups
+from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
+from stepalign.coordinator.diagnosis.numbers import (
+    explain_activation,
+    explain_gradients,
+    explain_initial_weights,
+    explain_loss,
+)
+from stepalign.coordinator.diagnosis.optimizer_fit import explain_updates
+from stepalign.coordinator.diagnosis.ranking import rank
+from stepalign.coordinator.diagnosis.rates import explain_rates
+from stepalign.coordinator.diagnosis.traces import torch_hyperparameters, update_traces
+from stepalign.coordinator.locate import Located
+from stepalign.coordinator.naming import NameMap
+from stepalign.coordinator.recorder import Record
+from stepalign.protocol.messages import Named
+from stepalign.protocol.specs import Declaration, ModuleSpec
+
+_KIND_ORDER = ("lr", "activation", "loss", "gradient", "optimizer_state", "parameter", "buffer")
+_LATER_KIND = 0.5
+"""A declared difference that shows only after the kind that failed first cannot be what made it fail first."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that an explanation can draw on. ``initial`` holds each side's tensors before the first step, by its own names."""
+
+    case: Case
+    names: NameMap
+    torch: Declaration
+    paddle: Declaration
+    record: Record
+    initial: Mapping[str, Named]
+    findings: Sequence[Finding]
+
+
+def explain(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
+    """Return the causes of the first failure, most likely first; never empty."""
+    causes = [_weighed(finding, failure) for finding in evidence.findings if finding.matters]
+    causes += _from_numbers(evidence, failure, located)
+    if not causes:
+        causes = [_unexplained(failure, located)]
+    return rank(causes)
+
+
+def _from_numbers(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
+    kind = failure.kind
+    if kind == "batch":
+        return [
+            Cause(
+                Category.DATA, "batch_changed", 0.95, failure.reason,
+                "a batch's arrays must not be changed in place before the step ends, nor by the worker's own code",
+            )
+        ]  # fmt: skip
+    if kind == "initial_parameter":
+        return _from_weights(evidence)
+    if kind == "lr":
+        pairs = [(ours, theirs) for ours, theirs, _ in pair_groups(evidence.names, evidence.torch, evidence.paddle)]
+        return explain_rates(evidence.record.rates[0], evidence.record.rates[1], pairs)
+    if kind in ("loss", "gradient", "activation"):
+        return _from_forward_and_backward(evidence, failure, located)
+    if kind in ("optimizer_state", "parameter"):
+        return _from_updates(evidence)
+    return []
+
+
+def _from_weights(evidence: Evidence) -> List[Cause]:
+    ours, theirs = (evidence.names.canonical(side, evidence.initial[side]) for side in ("torch", "paddle"))
+    return explain_initial_weights({name: (ours[name], theirs[name]) for name in ours if name in theirs})
+
+
+def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
+    causes: List[Cause] = []
+    if located is not None and located.first is not None:
+        causes += _from_module(evidence, located)
+    losses = [[float(loss) for loss in side] for side in evidence.record.losses]
+    if failure.step == 0:
+        causes += explain_loss(losses[0], losses[1], [_batch_size(evidence)] * len(losses[0]))
+    if "as the optimizer used it" in failure.reason:
+        from stepalign.coordinator.diagnosis.clipping_fit import explain_clipping
+
+        return causes + explain_clipping(_traces(evidence), torch_hyperparameters(evidence.names, evidence.torch))
+    pair = evidence.record.pairs.get(failure.step)
+    if pair is not None:
+        ours = evidence.names.canonical("torch", pair.reference.tensors.get("gradient", {}))
+        theirs = evidence.names.canonical("paddle", pair.candidate.tensors.get("gradient", {}))
+        order = [piece.name for piece in evidence.names.pieces if piece.kind == "parameter"]
+        values = float(pair.reference.loss), float(pair.candidate.loss)
+        ratio = values[1] / values[0] if values[0] and np.isfinite(values).all() else None
+        gradients = {name: (ours.get(name), theirs.get(name)) for name in order if name in ours or name in theirs}
+        causes += explain_gradients(gradients, order, ratio)
+    return causes
+
+
+def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
+    specs = [_module(evidence.torch, located.module), _module(evidence.paddle, located.paddle_module)]
+    found: List[Cause] = []
+    if specs[0] is not None and specs[1] is not None and located.outputs is not None and not located.backward:
+        found = explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
+    return found or [_unexplained(located.first, located)] if located.first is not None else found
+
+
+def _from_updates(evidence: Evidence) -> List[Cause]:
+    traces = _traces(evidence)
+    hyper = torch_hyperparameters(evidence.names, evidence.torch)
+    return explain_updates(traces, hyper, evidence.torch.optimizer.type)  # type: ignore[arg-type]
+
+
+def _traces(evidence: Evidence):  # type: ignore[no-untyped-def]
+    return update_traces(
+        evidence.names, {"torch": evidence.torch, "paddle": evidence.paddle}, evidence.initial, evidence.record.pairs
+    )
+
+
+def _weighed(finding: Finding, failure: Comparison) -> Cause:
+    """Return a declared difference as a cause; with less confidence if it would show only after what failed first."""
+    if finding.kind not in _KIND_ORDER or failure.kind not in _KIND_ORDER:
+        return finding.cause
+    later = _KIND_ORDER.index(finding.kind) > _KIND_ORDER.index(failure.kind)
+    return replace(finding.cause, confidence=finding.cause.confidence * _LATER_KIND) if later else finding.cause
+
+
+def _unexplained(failure: Optional[Comparison], located: Optional[Located]) -> Cause:
+    """Return the least that can be said: where it starts."""
+    assert failure is not None
+    by_kind = {
+        "batch": Category.DATA, "initial_parameter": Category.INITIAL_WEIGHTS, "lr": Category.SCHEDULE,
+        "loss": Category.FORWARD, "activation": Category.FORWARD, "gradient": Category.BACKWARD,
+        "optimizer_state": Category.OPTIMIZER, "parameter": Category.OPTIMIZER, "buffer": Category.BUFFER,
+    }  # fmt: skip
+    category = Category.BACKWARD if located is not None and located.backward else by_kind[failure.kind]
+    where = f"{failure.kind} {failure.name} at step {failure.step}: {failure.reason}"
+    fix = "compare this place in both scripts"
+    if located is not None and located.paddle_module:
+        inside = {True: "its input agrees, so the mistake is inside it", False: "its input already differs, so look just before it"}
+        hint = inside.get(located.input_agrees) if located.input_agrees is not None else None
+        where += f"; {hint}" if hint else ""
+        fix = f"compare {located.paddle_module} of the paddle side with {located.module} of the torch side"
+    return Cause(category, f"{category.value}_differs", 0.3, where, fix)
+
+
+def _module(declaration: Declaration, path: str) -> Optional[ModuleSpec]:
+    return next((module for module in declaration.modules if module.path == path), None)
+
+
+def _batch_size(evidence: Evidence) -> int:
+    sizes: Iterable[int] = evidence.record.batch_sizes
+    return next(iter(sizes), 0)

@@ -1,0 +1,38 @@
+"""The archive that a worker is started from: `protocol/` and `workers/` below the import name, and a `__main__`.
+
+Made anew for each run, from the very files that this coordinator runs, so that both ends of the wire are one version.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import stepalign
+import stepalign.protocol
+from stepalign.protocol.errors import EnvironmentFailure
+
+_MAIN = "from stepalign.workers.bootstrap import main\n\nmain()\n"
+
+
+def write_payload(path: Path) -> None:
+    """Write the archive to ``path``."""
+    protocol = Path(stepalign.protocol.__path__[0])
+    workers = _workers_folder()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("__main__.py", _MAIN)
+        archive.writestr("stepalign/__init__.py", f'__version__ = "{stepalign.__version__}"\n')
+        for name, folder in (("protocol", protocol), ("workers", workers)):
+            for file in sorted(folder.rglob("*.py")):
+                if "_root" not in file.parts:
+                    archive.write(file, f"stepalign/{name}/{file.relative_to(folder).as_posix()}")
+
+
+def _workers_folder() -> Path:
+    """Return the folder of the workers' package, without importing it: the coordinator runs none of its code."""
+    from importlib.util import find_spec
+
+    spec = find_spec("stepalign.workers")
+    if spec is None or not spec.submodule_search_locations:
+        raise EnvironmentFailure("the workers' code is not installed: reinstall stepalign")
+    return Path(next(iter(spec.submodule_search_locations)))

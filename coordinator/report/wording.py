@@ -1,0 +1,213 @@
+"""How the views for people put a result into words: the same numbers and sentences in the terminal and in report.html."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stepalign.coordinator.records import from_strict_number
+from stepalign.coordinator.result import FirstDivergence, KnownDifference, Result, SideFacts, Verdict
+
+_ANSI = re.compile(r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+HEADLINES = {
+    Verdict.ALIGNED: "the port trains as the original does",
+    Verdict.DIVERGED: "the port does not train as the original does",
+    Verdict.INCONCLUSIVE: "the measured noise is larger than the tolerance: nothing can be said",
+    Verdict.FAILED: "the run did not come to a comparison",
+}
+
+
+_SCHEDULE_HEADLINES = {
+    Verdict.ALIGNED: "the rates are the same",
+    Verdict.DIVERGED: "the rates differ",
+}
+
+
+def headline(result: Result) -> str:
+    """Return the verdict as half a sentence."""
+    words = {**HEADLINES, **_SCHEDULE_HEADLINES} if is_schedule_only(result) else HEADLINES
+    return words[result.verdict]
+
+
+def plain(text: str) -> str:
+    """Return ``text`` without terminal sequences and control characters; line ends and tabs stay."""
+    return _CONTROL.sub("", _ANSI.sub("", text.replace("\r\n", "\n")))
+
+
+def number(value: object, digits: int = 7) -> str:
+    """Return a number as people read it, at most ``digits`` significant digits; "missing" for None."""
+    if value is None:
+        return "missing"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return f"{value:.{digits}g}"
+
+
+def kind_words(kind: str) -> str:
+    """Return a kind's or category's name in words: ``optimizer_state`` is ``optimizer state``."""
+    return {"lr": "learning rate"}.get(kind, kind.replace("_", " "))
+
+
+def percent(part: float) -> str:
+    """Return a part of one in percent, without decimals."""
+    return f"{100 * part:.0f} %"
+
+
+def side_line(name: str, side: SideFacts | None) -> str:
+    """Return ``torch 2.13.0 on cpu``, or that the side never said what it is."""
+    return f"{name} did not start" if side is None else f"{side.framework} {side.version} on {side.device}"
+
+
+def case_line(result: Result) -> str:
+    """Return which case ran how far."""
+    case = result.case
+    return f"{case.name}: {result.steps_completed} of {case.steps} steps, {case.mode}, {case.dtype}, seed {case.seed}"
+
+
+def place_line(place: FirstDivergence) -> str:
+    """Return where the sides first differ: step, kind, torch's name, element."""
+    name = place.torch_name or place.paddle_name or ""
+    text = f"step {place.step}, {kind_words(place.kind)}"
+    if name not in ("", place.kind):
+        text += f" {name}"
+    return f"{text}, element {list(place.index)}" if place.index else text
+
+
+def other_name_line(place: FirstDivergence) -> str:
+    """Return paddle's name where it is another, or which side has none; nothing where both are the same."""
+    if place.torch_name == place.paddle_name:
+        return ""
+    if place.torch_name is None:
+        return "paddle's name; torch has none"
+    return "torch's name; paddle has none" if place.paddle_name is None else f"in paddle: {place.paddle_name}"
+
+
+def values_line(place: FirstDivergence) -> str:
+    """Return both values at the place, or nothing where there are none."""
+    if place.torch is None and place.paddle is None:
+        return ""
+    return f"torch {number(place.torch, 9)}, paddle {number(place.paddle, 9)}"
+
+
+def measures_line(place: FirstDivergence) -> str:
+    """Return how far apart the sides are there, or nothing where it was not measured."""
+    parts = []
+    if place.max_abs is not None:
+        parts.append(f"greatest difference {number(place.max_abs, 4)}")
+    if place.max_rel is not None:
+        parts.append(f"relative {number(place.max_rel, 4)}")
+    if place.rel_l2 is not None:
+        parts.append(f"of the whole tensor {number(place.rel_l2, 4)}")
+    if place.max_ulp is not None:
+        parts.append(f"{place.max_ulp} ulp")
+    return ", ".join(parts)
+
+
+def tolerance_line(place: FirstDivergence) -> str:
+    """Return what was allowed there, or nothing where no tolerance applies."""
+    if place.rtol is None and place.atol is None:
+        return ""
+    if not place.rtol and not place.atol:
+        return "allowed: none, the values must be the same"
+    rtol, atol = place.rtol or 0.0, place.atol or 0.0
+    allowed = atol + rtol * abs(place.torch) if place.torch is not None else math.nan
+    text = f"rtol {number(rtol, 4)}, atol {number(atol, 4)}"
+    return f"allowed: {number(allowed, 4)} ({text})" if math.isfinite(allowed) else f"allowed: {text}"
+
+
+@dataclass(frozen=True)
+class KnownGroup:
+    """All known differences of one code: where, and one evidence for them."""
+
+    code: str
+    names: tuple[str, ...]
+    evidence: str
+
+    @property
+    def line(self) -> str:
+        """One line: the code, how often, the first name, its evidence."""
+        where = self.names[0] if len(self.names) == 1 else f"{len(self.names)} tensors, first {self.names[0]}"
+        return f"{kind_words(self.code)} ({where}): {self.evidence}"
+
+
+def known_groups(differences: tuple[KnownDifference, ...]) -> list[KnownGroup]:
+    """Merge known differences by their code, in the order in which the codes first appear."""
+    merged: dict[str, list[KnownDifference]] = {}
+    for difference in differences:
+        merged.setdefault(difference.code, []).append(difference)
+    return [
+        KnownGroup(code, tuple(dict.fromkeys(item.torch_name for item in items)), items[0].evidence)
+        for code, items in merged.items()
+    ]
+
+
+def ratio_to_allowed(entry: Mapping[str, Any]) -> float:
+    """Compute difference / allowed of a comparison as steps.jsonl and ``worst`` describe it.
+
+    Infinite where nothing is allowed and something differs, or where either side is not finite; NaN where the
+    comparison has no measures (a missing tensor, another shape).
+    """
+    try:
+        difference = from_strict_number(entry["max_abs"])
+        allowed = from_strict_number(entry["atol"]) + from_strict_number(entry["rtol"]) * abs(
+            from_strict_number(entry["torch"])
+        )
+    except (KeyError, ValueError):
+        return math.nan
+    if difference == 0 and not math.isnan(allowed):
+        return 0.0
+    if not math.isfinite(difference) or not math.isfinite(allowed) or allowed <= 0:
+        return math.inf
+    return difference / allowed
+
+
+def repeat_command(result: Result) -> str:
+    """Return the command that runs the same again; the case's folder is the reader's to fill in."""
+    case = result.case
+    if is_schedule_only(result):
+        return f"stepalign schedule CASE --steps {case.steps}"
+    return f"stepalign run CASE --steps {case.steps} --mode {case.mode} --dtype {case.dtype} --set seed={case.seed}"
+
+
+def is_schedule_only(result: Result) -> bool:
+    """Say whether the result holds rates and no losses: a comparison of schedules alone."""
+    series = result.series
+    return not (series.loss_torch or series.loss_paddle) and bool(series.lr_torch or series.lr_paddle)
+
+
+def next_steps(result: Result) -> list[str]:
+    """Return what to do now, by verdict, most useful first."""
+    if result.verdict is Verdict.ALIGNED:
+        table = "" if is_schedule_only(result) else "; losses.md is the table for the pull request"
+        return [f"Nothing to mend{table}."]
+    if result.verdict is Verdict.INCONCLUSIVE:
+        return [
+            (
+                "Settle it: run again with --dtype float64 (rounding shrinks, a wrong formula does not), "
+                "or with --set compare.resync=1 (differences no longer grow from step to step)."
+            )
+        ]
+    if result.verdict is Verdict.FAILED:
+        error = result.error
+        logs = f"{error.side}.log" if error and error.side in ("torch", "paddle") else "torch.log and paddle.log"
+        read = f"Read {logs} in the run folder for the worker's own output."
+        return [read, "`stepalign doctor` checks the environments."]
+    if result.causes:
+        return ["Apply the first fix, then run the same again: the next divergence, if any, shows then."]
+    if is_schedule_only(result):
+        return ["Compare what both schedule(case) give at the first step named above: warmup, decay, when each is stepped."]
+    return [
+        (
+            "Narrow it down: --dtype float64 tells rounding from a wrong formula, "
+            """--set 'collect.activations=["*"]' shows the first layer that differs."""
+        )
+    ]

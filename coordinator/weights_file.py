@@ -1,0 +1,51 @@
+"""Reads initial weights from a .npz or .safetensors file, by torch's names and in torch's layout."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from pathlib import Path
+from typing import Dict, Sequence
+
+import numpy as np
+
+from stepalign.protocol.errors import CaseError
+from stepalign.protocol.specs import TensorSpec
+
+
+def read_weights_file(path: Path, expected: Sequence[TensorSpec]) -> Dict[str, np.ndarray]:
+    """Return the file's tensors for all ``expected`` ones. A tied weight may be there under any of its names.
+
+    Raises CaseError naming the tensors that are missing, left over, or of another shape.
+    """
+    found = _read(path)
+    result: Dict[str, np.ndarray] = {}
+    used = set()
+    for spec in expected:
+        name = next((name for name in (spec.name, *spec.aliases) if name in found), None)
+        if name is None:
+            if spec.role == "num_batches_tracked":
+                continue
+            near = difflib.get_close_matches(spec.name, list(found), n=2)
+            raise CaseError(f"{path}: no {spec.name}" + (f"; nearest: {', '.join(near)}" if near else ""))
+        used.update((spec.name, *spec.aliases))
+        array = found[name]
+        if array.shape != spec.shape:
+            raise CaseError(f"{path}: {name} has shape {list(array.shape)}, the model's has {list(spec.shape)}")
+        result[spec.name] = np.array(array, dtype=spec.dtype, order="C")
+    left_over = sorted(name for name in found if name not in used)
+    if left_over:
+        raise CaseError(f"{path}: the torch model has no {', '.join(left_over[:5])} ({len(left_over)} left over)")
+    return result
+
+
+def _read(path: Path) -> Dict[str, np.ndarray]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            return dict(load_file(str(path)))
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+        raise CaseError(f"{path} holds no plain arrays: {error}") from None

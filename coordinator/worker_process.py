@@ -1,0 +1,140 @@
+"""Starts and ends one worker's process: the mechanism. When to end it is decided elsewhere.
+
+The process leads a group of its own; only that group is ever signalled. It holds the reading end of a pipe whose writer is
+this process, so it cannot outlive us. Its output goes straight to its log file. Of the paths that Python takes from its
+surroundings it gets none of ours, only what the case names.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, Optional, Tuple
+
+from stepalign.protocol.errors import EnvironmentFailure
+from stepalign.protocol.status import Status, create_status, read_status
+
+LOG_TAIL_LINES = 25
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What it takes to start one worker. ``cores`` empty means: not pinned."""
+
+    role: str
+    framework: str
+    interpreter: Path
+    log: Path
+    env: Dict[str, str] = field(default_factory=dict)
+    cores: Tuple[int, ...] = ()
+
+
+class WorkerProcess:
+    """One running worker: its handle, its log, its status page."""
+
+    def __init__(self, spec: WorkerSpec, payload: Path, endpoint: str, private: Path) -> None:
+        self.spec = spec
+        self._status_path = str(private / f"{spec.role}.status")
+        create_status(self._status_path)
+        reader, self._lifeline = os.pipe()
+        os.set_inheritable(reader, True)
+        environment = {
+            **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")},
+            "PYTHONNOUSERSITE": "1",
+            **spec.env,
+            "STEPALIGN_ROLE": spec.role,
+            "STEPALIGN_FRAMEWORK": spec.framework,
+            "STEPALIGN_ENDPOINT": endpoint,
+            "STEPALIGN_STATUS": self._status_path,
+            "STEPALIGN_LIFELINE": str(reader),
+            "PYTHONUNBUFFERED": "1",
+        }
+        try:
+            with open(spec.log, "ab") as log:
+                self.process = subprocess.Popen(
+                    [str(spec.interpreter), "-u", str(payload)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    pass_fds=(reader,),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            os.close(self._lifeline)
+            raise EnvironmentFailure(f"the {spec.role} worker's interpreter {spec.interpreter} does not start: {error}") from None
+        finally:
+            os.close(reader)
+        self.pidfd = os.pidfd_open(self.process.pid)
+        if spec.cores:
+            os.sched_setaffinity(self.process.pid, spec.cores)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def status(self) -> Status:
+        """Return the step and the phase that the worker noted last."""
+        return read_status(self._status_path)
+
+    def exit_code(self) -> Optional[int]:
+        """Return the exit code, negative for a signal; None while it runs."""
+        return self.process.poll()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end; return whether it came in time."""
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the worker and its children; nothing happens if all are gone."""
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def dump_stacks(self, wait_s: float = 1.0) -> str:
+        """Ask a living worker for the stack of each thread; return what it wrote to its log."""
+        before = self.spec.log.stat().st_size
+        try:
+            os.kill(self.process.pid, signal.SIGUSR1)
+        except ProcessLookupError:
+            return ""
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline and self.spec.log.stat().st_size == before:
+            time.sleep(0.02)
+        with open(self.spec.log, "rb") as log:
+            log.seek(before)
+            return log.read(1 << 20).decode("utf-8", "replace")
+
+    def log_tail(self) -> str:
+        """Return the last lines that the worker wrote."""
+        with open(self.spec.log, "rb") as log:
+            log.seek(max(0, self.spec.log.stat().st_size - (64 << 10)))
+            return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:])
+
+    def close(self) -> None:
+        """Kill what is left of the group, reap it and give its handles back."""
+        if self.process.poll() is None:
+            self.signal_group(signal.SIGKILL)
+            self.process.wait()
+        self.signal_group(signal.SIGKILL)
+        os.close(self.pidfd)
+        os.close(self._lifeline)
+
+
+def name_exit(code: int) -> str:
+    """Return an exit code in words: ``SIGSEGV(-11)``, ``exit code 1``."""
+    if code < 0:
+        try:
+            return f"{signal.Signals(-code).name}({code})"
+        except ValueError:
+            return f"signal {-code}"
+    return f"exit code {code}"

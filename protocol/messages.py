@@ -1,0 +1,189 @@
+"""The messages between coordinator and worker, named after what is asked or what happened.
+
+The conversation: Hello, Configure, Ready, then weights (SendWeights/Weights, LoadWeights/WeightsLoaded), then any number
+of Batch/StepResult with LoadState between, then Finish/Finished; or ReadRates/Rates instead of steps. A worker answers
+Failed at any point and ends. Arrays travel beside the header, see `tensors`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Literal, Optional, Tuple, Union
+
+import numpy as np
+
+from stepalign.protocol.specs import Declaration, Scalar, SchedulerSpec
+
+PROTOCOL_VERSION = 1
+
+Named = Dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A worker's first word: who it is, before anything of the run is told to it."""
+
+    protocol: int
+    role: str
+    framework: str
+    pid: int
+    python: str
+    interpreter: str
+
+
+@dataclass(frozen=True)
+class Configure:
+    """The run as one worker needs it. ``task`` "train" builds the training; "schedule" builds rates only.
+
+    ``jitter`` moves half of all trainable weights by one ULP before each step: the control that measures rounding noise.
+    """
+
+    task: Literal["train", "schedule"]
+    name: str
+    folder: str
+    script: str
+    steps: int
+    mode: Literal["eval", "train"]
+    dtype: str
+    seed: int
+    device: str
+    threads: int
+    options: Dict[str, Any] = field(default_factory=dict)
+    dropout: Literal["own", "shared"] = "own"
+    jitter: bool = False
+
+
+@dataclass(frozen=True)
+class WorkerFacts:
+    """What a worker's process is: the proof that it is the side that it says."""
+
+    framework: str
+    version: str
+    python: str
+    interpreter: str
+    pid: int
+    device: str
+    other_frameworks_loaded: Tuple[str, ...]
+    libraries: Tuple[str, ...]
+    settings: Dict[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The script's training is built; this is what it declares."""
+
+    facts: WorkerFacts
+    declaration: Declaration
+
+
+@dataclass(frozen=True)
+class ScheduleReady:
+    """The script's optimizer and scheduler are built, without a model."""
+
+    facts: WorkerFacts
+    scheduler: Optional[SchedulerSpec]
+
+
+@dataclass(frozen=True)
+class SendWeights:
+    """Ask for all parameters and persistent buffers as they are now."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All parameters and persistent buffers, by the side's own names and in its own layout."""
+
+    tensors: Named
+
+
+@dataclass(frozen=True)
+class LoadWeights:
+    """Weights to start from, by the receiving side's own names and in its own layout."""
+
+    tensors: Named
+
+
+@dataclass(frozen=True)
+class WeightsLoaded:
+    """Read back after loading: the tensors whose bytes are not those that were sent (none in a sound port)."""
+
+    differing: Named
+
+
+@dataclass(frozen=True)
+class LoadState:
+    """Continue from these weights, buffers and optimizer state (``parameter/slot``)."""
+
+    tensors: Named
+    optimizer_state: Named
+
+
+@dataclass(frozen=True)
+class StateLoaded:
+    """The state asked for is in place."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input, and what to collect in that step."""
+
+    step: int
+    arrays: Named
+    kinds: Tuple[str, ...] = ()
+    activations: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One finished step. ``lr`` has the rate that this update used for each group; ``tensors`` is by kind, then name."""
+
+    step: int
+    lr: List[float]
+    loss: np.ndarray
+    batch_digest: str
+    tensors: Dict[str, Named]
+    other_frameworks_loaded: Tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ReadRates:
+    """Ask for the rates of so many steps."""
+
+    steps: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates, float64 [steps, groups]."""
+
+    rates: np.ndarray
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Nothing more is wanted: end."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The worker's last word."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What went wrong in a worker. ``turn`` says whose it is to act: the case's author, the environment's, or ours."""
+
+    turn: Literal["case", "environment", "worker", "protocol"]
+    phase: str
+    step: Optional[int]
+    message: str
+    traceback: str
+
+
+Message = Union[
+    Hello, Configure, Ready, ScheduleReady, SendWeights, Weights, LoadWeights, WeightsLoaded, LoadState, StateLoaded,
+    Batch, StepResult, ReadRates, Rates, Finish, Finished, Failed,
+]  # fmt: skip
+
+BY_NAME = {cls.__name__: cls for cls in Message.__args__}

@@ -1,0 +1,92 @@
+"""Loads a user's script and calls it; what goes wrong there is told in the user's own terms.
+
+Used for the two sides' scripts by the workers and for data.py by the coordinator.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable, Dict, List
+
+from stepalign.protocol.errors import CaseError
+
+
+@dataclass(frozen=True)
+class CaseView:
+    """The case as a script sees it: ``build(case)``, ``schedule(case)`` and data.py's ``batches(case)`` get one."""
+
+    name: str
+    steps: int
+    mode: str
+    dtype: str
+    seed: int
+    options: Dict[str, Any]
+    folder: Path
+
+
+class ScriptError(CaseError):
+    """The user's code raised. ``trimmed`` is its traceback, from the first line of the user's own on."""
+
+    def __init__(self, message: str, trimmed: str) -> None:
+        super().__init__(message)
+        self.trimmed = trimmed
+
+
+def load_script(path: Path, folder: Path) -> ModuleType:
+    """Import the script at ``path``; its folder and the case's come first on the path from here on."""
+    for entry in (str(folder), str(path.parent)):
+        if entry not in sys.path:
+            sys.path.insert(0, entry)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise CaseError(f"{path} is not a Python file: name a .py file as the side's script")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    loader = spec.loader
+    call_script(f"importing {path.name}", folder, lambda: loader.exec_module(module))
+    return module
+
+
+def find_function(module: ModuleType, name: str, path: Path) -> Callable[..., Any]:
+    """Return the script's function ``name``; raises CaseError if there is none."""
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise CaseError(f"{path} has no function {name}(case); it defines: {', '.join(_functions(module)) or 'none'}")
+    return function  # type: ignore[no-any-return]
+
+
+def call_script(doing: str, folder: Path, call: Callable[[], Any]) -> Any:
+    """Return ``call()``. An exception of the user's becomes a ScriptError that says what was being done."""
+    try:
+        return call()
+    except CaseError:
+        raise
+    except (Exception, SystemExit) as error:
+        name = type(error).__name__
+        raise ScriptError(f"{doing} raised {name}: {error}", trim_traceback(error, folder)) from error
+
+
+def trim_traceback(error: BaseException, folder: Path) -> str:
+    """Return the traceback from the first frame that lies in ``folder`` on; whole if none does."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [index for index, frame in enumerate(frames) if _is_below(frame.filename, folder)]
+    if inside:
+        frames = traceback.StackSummary.from_list(frames[inside[0] :])
+    lines = ["Traceback (most recent call last):\n", *frames.format(), *traceback.format_exception_only(type(error), error)]
+    return "".join(lines)
+
+
+def _is_below(filename: str, folder: Path) -> bool:
+    try:
+        return folder.resolve() in Path(filename).resolve().parents
+    except OSError:
+        return False
+
+
+def _functions(module: ModuleType) -> List[str]:
+    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]

@@ -1,0 +1,79 @@
+"""The two ends of the wire: a ROUTER that the coordinator binds, a DEALER that each worker connects.
+
+No linger, bounded queues, a private ipc path; a send to a peer that is not there is an error, never silence.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import List
+
+import zmq
+
+from stepalign.protocol.errors import ProtocolError
+from stepalign.protocol.framing import decode, encode
+from stepalign.protocol.messages import Message
+
+MAX_IPC_PATH_BYTES = 107
+MAX_FRAMES = 1 << 16
+_KEEP_COPYING_BELOW_BYTES = 1 << 16
+
+
+def ipc_endpoint(path: str) -> str:
+    """Return the endpoint of a socket file; raises ProtocolError if the kernel would not take so long a path."""
+    size_bytes = len(os.fsencode(path))
+    if size_bytes > MAX_IPC_PATH_BYTES:
+        raise ProtocolError(
+            f"the socket path {path} has {size_bytes} bytes, the kernel takes {MAX_IPC_PATH_BYTES}: set TMPDIR to a shorter folder"
+        )
+    return f"ipc://{path}"
+
+
+def bind_router(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
+    """Return a bound ROUTER that refuses to drop messages."""
+    socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.SNDHWM, 1000)
+    socket.setsockopt(zmq.RCVHWM, 1000)
+    socket.bind(endpoint)
+    return socket
+
+
+def connect_dealer(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, identity: str) -> "zmq.Socket[bytes]":
+    """Return a DEALER that is known to the coordinator as ``identity``."""
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.IDENTITY, identity.encode())
+    socket.connect(endpoint)
+    return socket
+
+
+def send(socket: "zmq.Socket[bytes]", message: Message, identity: str = "") -> None:
+    """Send ``message``; through a ROUTER, to ``identity``. Large arrays must stay unchanged until the peer answers."""
+    frames = encode(message)
+    if identity:
+        frames.insert(0, identity.encode())
+    socket.send_multipart(frames, copy=sum(memoryview(item).nbytes for item in frames) < _KEEP_COPYING_BELOW_BYTES)
+
+
+def receive(socket: "zmq.Socket[bytes]") -> Message:
+    """Wait for one message on a DEALER and return it."""
+    return decode(_buffers(socket))
+
+
+def receive_from(socket: "zmq.Socket[bytes]") -> "tuple[str, Message | ProtocolError]":
+    """Return the sender's identity and its message, or the ProtocolError that its bytes are."""
+    frames = _buffers(socket)
+    identity = bytes(memoryview(frames[0])).decode("utf-8", "replace")
+    try:
+        return identity, decode(frames[1:])
+    except ProtocolError as error:
+        return identity, error
+
+
+def _buffers(socket: "zmq.Socket[bytes]") -> List[memoryview]:
+    frames = socket.recv_multipart(copy=False)
+    if len(frames) > MAX_FRAMES:
+        raise ProtocolError(f"a message of {len(frames)} frames came, more than {MAX_FRAMES}")
+    return [frame.buffer for frame in frames]

@@ -1,0 +1,142 @@
+"""Arrays on the wire: a closed table of dtypes, C order, shapes kept (0-d and empty too), bytes exact.
+
+A message's arrays lie in frames beside its header. Small ones share one frame, each at a multiple of `ALIGNMENT`;
+a large one has a frame of its own, so that it is sent without another copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import numpy as np
+
+from stepalign.protocol.errors import ProtocolError
+
+DTYPES: Dict[str, "np.dtype[Any]"] = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in (
+        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+        "float16", "float32", "float64", "complex64", "complex128",
+    )
+}  # fmt: skip
+"""Name -> little-endian dtype. Object, string, structured and time dtypes have no name here, so none can be sent."""
+
+ALIGNMENT = 64
+LARGE_SIZE_BYTES = 1 << 16
+MAX_DIMENSIONS = 32
+
+Buffer = Any
+"""bytes, memoryview or zmq.Frame: whatever has the buffer protocol."""
+
+
+def c_ordered(array: np.ndarray) -> np.ndarray:
+    """Return ``array`` in C order and little-endian, with its own shape (a 0-d array stays 0-d); copied only if needed.
+
+    An array in Fortran order would otherwise be sent in memory order and arrive transposed without an error.
+    """
+    if array.dtype.name not in DTYPES:
+        raise ProtocolError(
+            f"an array of dtype {array.dtype} cannot be sent: expected one of {', '.join(DTYPES)}; convert it first"
+        )
+    return np.asarray(array, dtype=DTYPES[array.dtype.name], order="C")
+
+
+class FrameWriter:
+    """Collects a message's arrays as frames; `add` returns the header that stands for the array in the message."""
+
+    def __init__(self) -> None:
+        self._pool: List[Buffer] = []
+        self._pool_size_bytes = 0
+        self._large: List[Buffer] = []
+
+    def add(self, array: np.ndarray) -> List[Any]:
+        """Take one array and return ``[frame, offset, dtype, shape]``; frame 0 is the shared one."""
+        ordered = c_ordered(array)
+        dtype = ordered.dtype.name
+        shape = list(ordered.shape)
+        data = ordered.reshape(-1).view(np.uint8).data if ordered.size else b""
+        if ordered.nbytes >= LARGE_SIZE_BYTES:
+            self._large.append(data)
+            return [len(self._large), 0, dtype, shape]
+        offset = self._pool_size_bytes
+        padding = -ordered.nbytes % ALIGNMENT
+        self._pool.append(data)
+        self._pool.append(b"\0" * padding)
+        self._pool_size_bytes += ordered.nbytes + padding
+        return [0, offset, dtype, shape]
+
+    def frames(self) -> List[Buffer]:
+        """Return the frames in order: the shared one, then the large ones; empty if no array was added."""
+        if not self._pool and not self._large:
+            return []
+        return [b"".join(self._pool), *self._large]
+
+
+class FrameReader:
+    """Gives the arrays of a received message back, each checked against its frame before it is made."""
+
+    def __init__(self, frames: Sequence[Buffer]) -> None:
+        self._frames = frames
+        self._used = {0} if frames else set()
+
+    def get(self, header: Any, path: str) -> np.ndarray:
+        """Return the read-only array that ``header`` stands for; aligned, C-ordered.
+
+        Raises ProtocolError, naming ``path``, if the header is malformed or promises other bytes than the frame has.
+        """
+        index, offset, name, shape = self._check(header, path)
+        dtype = DTYPES[name]
+        count = 1
+        for length in shape:
+            count *= length
+        size_bytes = count * dtype.itemsize
+        frame = memoryview(self._frames[index]).cast("B")
+        available = frame.nbytes - offset
+        if size_bytes > available or (index and size_bytes != available):
+            raise ProtocolError(
+                f"{path}: {name}{list(shape)} needs {size_bytes} bytes, but frame {index} has {available} at {offset}"
+            )
+        self._used.add(index)
+        if not count:
+            array = np.empty(shape, dtype)
+        else:
+            array = np.frombuffer(frame, dtype, count, offset).reshape(shape)
+            if not array.flags.aligned:
+                array = array.copy()
+        array.flags.writeable = False
+        return array
+
+    def finish(self) -> None:
+        """Raise ProtocolError if a frame came that no header used."""
+        unused = set(range(len(self._frames))) - self._used
+        if unused:
+            raise ProtocolError(f"frames {sorted(unused)[:5]} of {len(self._frames)} belong to no array of the message")
+
+    def _check(self, header: Any, path: str) -> Tuple[int, int, str, Tuple[int, ...]]:
+        if not (isinstance(header, list) and len(header) == 4):
+            raise ProtocolError(f"{path}: expected an array header [frame, offset, dtype, shape], got {str(header)[:80]}")
+        index, offset, name, shape = header
+        if type(index) is not int or not 0 <= index < len(self._frames):
+            raise ProtocolError(f"{path}: frame {str(index)[:40]} is not one of the {len(self._frames)} received")
+        if type(offset) is not int or offset < 0 or offset % ALIGNMENT:
+            raise ProtocolError(f"{path}: offset {str(offset)[:40]} is not a multiple of {ALIGNMENT}")
+        if not isinstance(name, str) or name not in DTYPES:
+            raise ProtocolError(f"{path}: dtype {str(name)[:40]!r} is not one of {', '.join(DTYPES)}")
+        if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
+            raise ProtocolError(f"{path}: a shape is a list of at most {MAX_DIMENSIONS} lengths, got {str(shape)[:80]}")
+        for length in shape:
+            if type(length) is not int or not 0 <= length < 1 << 48:
+                raise ProtocolError(f"{path}: {str(length)[:40]} is not a length of a dimension")
+        return index, offset, name, tuple(shape)
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 (hex) of named arrays: names in sorted order, each with its dtype, shape and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = c_ordered(arrays[name])
+        total.update(f"{len(name)}:{name}:{array.dtype.name}:{array.shape}:".encode())
+        if array.size:
+            total.update(array.reshape(-1).view(np.uint8).data)
+    return total.hexdigest()

@@ -1,0 +1,143 @@
+"""Which cause explains gradients that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from stepalign.coordinator.diagnosis.numbers import explain_gradients
+
+NAMES = ["embed.weight", "enc.0.weight", "enc.0.bias", "enc.1.weight", "head.weight", "head.bias"]
+SHAPES = [(20, 6), (6, 6), (6,), (6, 6), (5, 6), (5,)]
+
+
+def gradients(seed: int = 0, dtype: str = "float32") -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {name: random.normal(size=shape).astype(dtype) for name, shape in zip(NAMES, SHAPES, strict=True)}
+
+
+def pairs(
+    change: Callable[[str, np.ndarray], np.ndarray | None], seed: int = 0, dtype: str = "float32"
+) -> dict[str, tuple[np.ndarray | None, np.ndarray | None]]:
+    random = np.random.default_rng(seed + 1)
+    noise = 1e-7 if dtype == "float32" else 1e-15
+    result: dict[str, tuple[np.ndarray | None, np.ndarray | None]] = {}
+    for name, array in gradients(seed, dtype).items():
+        changed = change(name, array)
+        if changed is not None:
+            changed = (changed * (1 + noise * random.normal(size=changed.shape))).astype(dtype)
+        result[name] = (array, changed)
+    return result
+
+
+def first(
+    change: Callable[[str, np.ndarray], np.ndarray | None], dtype: str = "float32", loss_ratio: float | None = None
+) -> str:
+    causes = explain_gradients(pairs(change, dtype=dtype), NAMES, loss_ratio)
+    return f"{causes[0].category.value}/{causes[0].code}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_gradients_equal_to_rounding_have_no_cause(dtype: str, seed: int) -> None:
+    assert explain_gradients(pairs(lambda _, g: g, seed, dtype), NAMES) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("factor", [4.0, 0.125, 2.0])
+def test_one_whole_ratio_is_a_reduction_or_a_missing_division(dtype: str, factor: float) -> None:
+    assert first(lambda _, g: g * factor, dtype, loss_ratio=factor) == "loss/reduction"
+    assert first(lambda _, g: g * factor, dtype, loss_ratio=1.0) == "gradient_accumulation/missing_division"
+    codes = {cause.code for cause in explain_gradients(pairs(lambda _, g: g * factor), NAMES)}
+    assert {"reduction", "missing_division", "gradient_scale"} <= codes
+
+
+def test_an_odd_ratio_with_equal_losses_is_a_scale_of_the_gradient() -> None:
+    assert first(lambda _, g: g * 1.37, loss_ratio=1.0) == "backward/gradient_scale"
+
+
+def test_a_ratio_below_some_point_only_is_a_scale_there() -> None:
+    causes = explain_gradients(pairs(lambda name, g: g * 0.5 if name.startswith(("embed", "enc.0")) else g), NAMES)
+    assert causes[0].code == "gradient_scale" and "embed.weight" in causes[0].evidence
+
+
+def test_a_flipped_sign_is_named() -> None:
+    assert first(lambda _, g: -g) == "backward/sign_flipped"
+
+
+def test_a_sub_tree_without_gradient_is_detached() -> None:
+    def detached(name: str, g: np.ndarray) -> np.ndarray:
+        return np.zeros_like(g) if name.startswith(("embed", "enc.0")) else g
+
+    causes = explain_gradients(pairs(detached), NAMES)
+    assert causes[0].code == "detached" and "before enc.1.weight" in causes[0].evidence
+    reverse = {name: (b, a) for name, (a, b) in pairs(detached).items()}
+    assert explain_gradients(reverse, NAMES)[0].code == "not_detached"
+
+
+def test_a_parameter_without_gradient_is_frozen() -> None:
+    assert first(lambda name, g: None if name == "enc.0.bias" else g) == "frozen_parameter/frozen"
+    reverse = {name: (b, a) for name, (a, b) in pairs(lambda name, g: None if name == "enc.1.weight" else g).items()}
+    assert explain_gradients(reverse, NAMES)[0].code == "not_frozen"
+
+
+def test_a_bias_whose_gradient_is_noise_on_both_sides_is_left_out() -> None:
+    given = pairs(lambda _, g: g)
+    random = np.random.default_rng(3)
+    given["enc.0.bias"] = (1e-9 * random.normal(size=6), 1e-9 * random.normal(size=6))
+    assert explain_gradients(given, NAMES) == []
+
+
+def test_a_transposed_gradient_is_named() -> None:
+    assert first(lambda name, g: g.T if name == "enc.1.weight" else g) == "initial_weights/transposed"
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_reordered_gradient_is_named(axis: int) -> None:
+    order = [3, 4, 5, 0, 1, 2]
+    assert first(lambda name, g: np.take(g, order, axis) if name == "enc.0.weight" else g) == "backward/permuted"
+
+
+def test_rows_without_gradient_are_named() -> None:
+    def silent_row(name: str, g: np.ndarray) -> np.ndarray:
+        if name == "embed.weight":
+            g = g.copy()
+            g[3] = 0.0
+        return g
+
+    causes = explain_gradients(pairs(silent_row), NAMES)
+    assert (
+        causes[0].code == "some_rows"
+        and "row(s) 3 of 20" in causes[0].evidence
+        and "paddle's are zero" in causes[0].evidence
+    )
+
+
+def test_factors_of_channels_are_named() -> None:
+    scale = np.linspace(0.5, 2.0, 6)[:, None]
+    assert (
+        first(lambda name, g: (g * scale).astype(g.dtype) if name == "enc.0.weight" else g) == "backward/channel_scale"
+    )
+
+
+def test_gradients_cut_to_one_norm_each_were_clipped_one_by_one() -> None:
+    assert first(lambda _, g: g * (0.1 / np.linalg.norm(g))) == "gradient_clipping/per_tensor"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_is_named_first_in_backward_order(bad: float) -> None:
+    causes = explain_gradients(pairs(lambda name, g: np.full_like(g, bad) if name.startswith("enc") else g), NAMES)
+    assert causes[0].category.value == "nonfinite" and "enc.1.weight" in causes[0].evidence
+
+
+def test_unrelated_gradients_have_no_cause() -> None:
+    random = np.random.default_rng(5)
+    assert explain_gradients(pairs(lambda _, g: random.normal(size=g.shape)), NAMES) == []
+    assert explain_gradients(pairs(lambda _, g: g * (1 + 0.1 * random.normal(size=g.shape))), NAMES) == []
+
+
+def test_one_number_that_differs_is_not_called_a_ratio() -> None:
+    given = {"a.weight": (np.ones((3, 3)), np.ones((3, 3))), "a.scale": (np.array([2.0]), np.array([3.0]))}
+    assert explain_gradients(given, list(given)) == []

@@ -1,0 +1,166 @@
+"""Which law explains two sequences of rates, for short runs and long ones, and when none does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from stepalign.coordinator.diagnosis.cause import Cause
+from stepalign.coordinator.diagnosis.rates import explain_rates
+
+Rate = Callable[[int], float]
+LENGTHS = (10, 64, 5000)
+
+
+def linear(peak: float, warmup: int, total: int) -> Rate:
+    return lambda i: peak * (i / warmup if i < warmup else max(0.0, (total - i) / (total - warmup)))
+
+
+def half_cosine(peak: float, warmup: int, total: int, cycles: float = 0.5) -> Rate:
+    def rate(i: int) -> float:
+        progress = (i - warmup) / (total - warmup)
+        return peak * (i / warmup if i < warmup else max(0.0, 0.5 * (1 + math.cos(math.pi * 2 * cycles * progress))))
+
+    return rate
+
+
+def cosine(peak: float, period: int, floor: float = 0.0) -> Rate:
+    return lambda i: floor + (peak - floor) * (1 + math.cos(math.pi * i / period)) / 2
+
+
+def restarting(peak: float, period: int) -> Rate:
+    return lambda i: peak * (1 + math.cos(math.pi * (i % period) / period)) / 2
+
+
+def exponential(peak: float, factor: float) -> Rate:
+    return lambda i: peak * factor**i
+
+
+def steps(peak: float, size: int, factor: float) -> Rate:
+    return lambda i: peak * factor ** (i // size)
+
+
+def polynomial(peak: float, total: int, power: float, end: float = 0.0) -> Rate:
+    return lambda i: (peak - end) * (1 - min(i, total) / total) ** power + end
+
+
+def constant(value: float) -> Rate:
+    return lambda i: value
+
+
+def explain(torch: Rate, paddle: Rate, length: int) -> list[Cause]:
+    return explain_rates([[torch(i)] for i in range(length)], [[paddle(i)] for i in range(length)], [(0, 0)])
+
+
+CASES = [
+    (linear(3e-5, 5, 3000), linear(3e-4, 5, 3000), "rate_scale"),
+    (constant(0.1), constant(0.01), "rate_scale"),
+    (cosine(0.1, 900), lambda i: 0.5 * cosine(0.1, 900)(i), "rate_scale"),
+    (linear(3e-5, 5, 3000), lambda i: linear(3e-5, 5, 3000)(i + 1), "shifted"),
+    (cosine(0.1, 300), lambda i: cosine(0.1, 300)(max(i - 1, 0)), "shifted"),
+    (exponential(0.1, 0.95), lambda i: exponential(0.1, 0.95)(i + 1), "shifted"),
+    (steps(0.5, 4, 0.3), lambda i: steps(0.5, 4, 0.3)(i + 1), "shifted"),
+    (linear(3e-5, 4, 9000), linear(3e-5, 6, 9000), "warmup_length"),
+    (half_cosine(1e-3, 3, 700), half_cosine(1e-3, 5, 700), "warmup_length"),
+    (linear(3e-5, 4, 9000), polynomial(3e-5, 9000, 1.0), "warmup_missing"),
+    (constant(1e-3), lambda i: 1e-3 * min(1.0, i / 6), "only_paddle_scheduled"),
+    (cosine(1e-3, 800), half_cosine(1e-3, 4, 800), "warmup_added"),
+    (lambda i: 1e-3 * min(1, 0.1 + 0.9 * i / 5), lambda i: 1e-3 * min(1, 0.3 + 0.7 * i / 5), "warmup_start"),
+    (polynomial(0.01, 6000, 1.0), polynomial(0.01, 6000, 1.0, 1e-4), "floor"),
+    (polynomial(0.01, 6000, 2.0), polynomial(0.01, 6000, 2.0, 1e-4), "floor"),
+    (cosine(0.1, 700), cosine(0.1, 700, 1e-3), "floor"),
+    (exponential(0.1, 0.98), lambda i: max(exponential(0.1, 0.98)(i), 0.088), "floor"),
+    (exponential(0.1, 0.9), exponential(0.1, 0.95), "decay_factor"),
+    (steps(0.1, 3, 0.9), steps(0.1, 3, 0.97), "decay_factor"),
+    (steps(0.1, 3, 0.9), steps(0.1, 4, 0.9), "milestones"),
+    (cosine(0.1, 700), cosine(0.1, 600), "decay_length"),
+    (polynomial(0.1, 7000, 1.0), polynomial(0.1, 6000, 1.0), "decay_length"),
+    (half_cosine(3e-5, 3, 700), half_cosine(3e-5, 3, 700, 1.0), "cosine_cycles"),
+    (cosine(0.1, 700), lambda i: cosine(0.1, 700)(i // 4), "stepped_too_rarely"),
+    (half_cosine(1e-4, 3, 5000), lambda i: half_cosine(1e-4, 3, 5000)(i // 3), "stepped_too_rarely"),
+    (half_cosine(1e-4, 4, 12000), lambda i: half_cosine(1e-4, 4, 12000)(2 * i), "stepped_too_often"),
+    (cosine(0.1, 700), constant(0.1), "not_scheduled"),
+    (exponential(0.1, 0.99), constant(0.1), "not_scheduled"),
+    (constant(0.1), exponential(0.1, 0.99), "only_paddle_scheduled"),
+    (cosine(0.1, 7), restarting(0.1, 7), "restarts"),
+    (restarting(0.1, 8), restarting(0.1, 6), "restarts"),
+    (polynomial(0.1, 6000, 1.0), polynomial(0.1, 6000, 2.0), "power"),
+]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize(
+    ("torch", "paddle", "code"), CASES, ids=[f"{code}-{i}" for i, (_, _, code) in enumerate(CASES)]
+)
+def test_the_first_cause_is_the_law_that_parts_the_schedules(torch: Rate, paddle: Rate, code: str, length: int) -> None:
+    assert explain(torch, paddle, length)[0].code == code
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_warm_up_index_off_by_one_is_named_where_only_the_warm_up_differs(length: int) -> None:
+    def torch(i: int) -> float:
+        return 1e-3 * i / 5 if i < 5 else cosine(1e-3, 90)(i - 5)
+
+    def paddle(i: int) -> float:
+        return 1e-3 * (i + 1) / 5 if i < 4 else 1e-3 if i == 4 else torch(i)
+
+    assert explain(torch, paddle, length)[0].code == "warmup_index"
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize(
+    "schedule", [linear(3e-5, 100, 2000), exponential(0.1, 0.9), constant(1e-3), restarting(0.1, 7)]
+)
+def test_equal_rates_up_to_rounding_have_no_cause(schedule: Rate, length: int) -> None:
+    assert explain(schedule, lambda i: schedule(i) * (1 + 1e-13), length) == []
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_laws_that_do_not_predict_the_numbers_are_left_out(length: int) -> None:
+    assert explain(exponential(0.1, 0.9), cosine(0.1, 300), length) == []
+    assert explain(exponential(0.1, 0.9), lambda i: 0.1 * 0.9**i * (1 + 0.01 * math.sin(i * i)), length) == []
+    assert explain(cosine(0.1, 300), lambda i: cosine(0.1, 300)(i) * (1 + 1e-4 * (i % 3)), length) == []
+
+
+def test_a_short_warm_up_cannot_tell_scale_from_length_and_says_both() -> None:
+    assert {cause.code for cause in explain(linear(3e-5, 100, 2000), linear(3e-5, 200, 2000), 10)} == {
+        "rate_scale",
+        "warmup_length",
+    }
+
+
+def test_the_fit_says_what_it_found() -> None:
+    assert "700 steps in torch and 600 in paddle" in explain(cosine(0.1, 700), cosine(0.1, 600), 10)[0].evidence
+    assert "torch in 4 steps and paddle in 6" in explain(linear(3e-5, 4, 900), linear(3e-5, 6, 900), 10)[0].evidence
+    assert "paddle = 10 x torch" in explain(constant(0.1), constant(1.0), 10)[0].evidence
+
+
+def test_irregular_drops_may_be_a_plateau() -> None:
+    def drops(*at: int) -> Rate:
+        return lambda i: 0.1 * 0.5 ** sum(i >= step for step in at)
+
+    codes = [cause.code for cause in explain(drops(12, 31, 57), drops(12, 35, 70), 100)]
+    assert codes[0] == "milestones" and "plateau" in codes
+
+
+def test_a_group_that_took_a_rate_for_a_multiplier_is_named() -> None:
+    torch = [[1e-2, 1e-3]] * 10
+    paddle = [[1e-2, 1e-2 * 1e-3]] * 10
+    (cause,) = explain_rates(torch, paddle, [(0, 0), (1, 1)])
+    assert cause.code == "group_multiplier" and "0.1 instead of 0.001" in cause.fix
+
+
+def test_a_group_whose_rate_paddle_ignores_is_named() -> None:
+    (cause,) = explain_rates([[1e-2, 1e-3]] * 10, [[1e-2, 1e-2]] * 10, [(0, 0), (1, 1)])
+    assert cause.code == "group_rate_ignored" and "'learning_rate': 0.1" in cause.fix
+
+
+def test_a_rate_that_is_not_finite_is_named_with_its_step() -> None:
+    (cause,) = explain(constant(0.1), lambda i: math.nan if i > 3 else 0.1, 10)
+    assert cause.category.value == "nonfinite" and "step 4" in cause.evidence
+
+
+def test_no_steps_have_no_cause() -> None:
+    assert explain_rates([], [], [(0, 0)]) == []

@@ -1,0 +1,8 @@
+"""What runs in a worker's interpreter: bootstrap, the step loop, the `Training` contract and the two frameworks' twins.
+
+Python 3.9 and up; imports the standard library, numpy, and `stepalign.protocol` only, outside the twins.
+"""
+
+from stepalign.workers.training import Training
+
+__all__ = ["Training"]

@@ -1,0 +1,43 @@
+"""A worker's first lines: tie its life to the coordinator's, close the door to the other framework, then speak.
+
+Only the standard library is imported until the process is safe: a fatal signal leaves a traceback in the log, the end of
+the coordinator is the end of this process group, and the other framework cannot be imported.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from stepalign.workers import isolation, lifeline
+
+EXIT_MISSING_PACKAGE = 78
+
+
+def main() -> NoReturn:
+    """Run one worker as the environment variables ``STEPALIGN_*`` describe it; never returns."""
+    faulthandler.enable(all_threads=True)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    role = os.environ["STEPALIGN_ROLE"]
+    framework = os.environ["STEPALIGN_FRAMEWORK"]
+    endpoint = os.environ["STEPALIGN_ENDPOINT"]
+    lifeline.hold(int(os.environ["STEPALIGN_LIFELINE"]))
+    isolation.forbid_other_frameworks(framework)
+    try:
+        from stepalign.workers import runtime
+        from stepalign.workers.client import Client
+    except ImportError as error:
+        print(
+            f"stepalign: {sys.executable} lacks a package that every worker needs: {error}. "
+            f"Install it with: {sys.executable} -m pip install numpy pyzmq msgpack",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_MISSING_PACKAGE)
+    client = Client(endpoint, role, framework, os.environ["STEPALIGN_STATUS"])
+    code = runtime.serve(client, framework)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,107 @@
+"""A worker's end of the conversation: next batch, initial weights, report a step.
+
+Requests about weights and state are answered inside `next_batch`, through the functions of a `StateAccess`, so that a loop
+built on this client only sees batches.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import numpy as np
+import zmq
+
+from stepalign.protocol import messages
+from stepalign.protocol.errors import ProtocolError
+from stepalign.protocol.messages import PROTOCOL_VERSION, Message, Named
+from stepalign.protocol.sockets import connect_dealer, receive, send
+from stepalign.protocol.status import StatusWriter
+
+
+@dataclass(frozen=True)
+class StateAccess:
+    """How the client reads and writes what is trained: weights and buffers together, and the optimizer's state."""
+
+    read_tensors: Callable[[], Named]
+    write_tensors: Callable[[Named], None]
+    write_optimizer_state: Callable[[Named], None]
+
+
+class Client:
+    """One worker's connection. Announces itself on creation."""
+
+    def __init__(self, endpoint: str, role: str, framework: str, status_path: str) -> None:
+        self.status = StatusWriter(status_path)
+        self._context: "zmq.Context[zmq.Socket[bytes]]" = zmq.Context()
+        self._socket = connect_dealer(self._context, endpoint, role)
+        self._access: Optional[StateAccess] = None
+        self.send(
+            messages.Hello(PROTOCOL_VERSION, role, framework, os.getpid(), platform.python_version(), sys.executable)
+        )
+
+    def send(self, message: Message) -> None:
+        """Send one message; its large arrays must not change until the coordinator has answered."""
+        send(self._socket, message)
+
+    def receive(self) -> Message:
+        """Wait for the coordinator's next message."""
+        return receive(self._socket)
+
+    def configuration(self) -> messages.Configure:
+        """Wait for the run's configuration."""
+        message = self.receive()
+        if not isinstance(message, messages.Configure):
+            raise ProtocolError(f"expected Configure, got {type(message).__name__}")
+        return message
+
+    def serve_state(self, access: StateAccess) -> None:
+        """Answer requests for weights and state through ``access`` from here on."""
+        self._access = access
+
+    def next_batch(self) -> Optional[messages.Batch]:
+        """Wait for the next batch, answering what comes before it; None when the run is over."""
+        while True:
+            message = self.receive()
+            if isinstance(message, messages.Batch):
+                return message
+            if isinstance(message, messages.Finish):
+                return None
+            self.send(self._answer(message))
+
+    def report(self, result: messages.StepResult) -> None:
+        """Report a finished step."""
+        self.send(result)
+
+    def close(self) -> None:
+        """Flush what was sent, for a second at most, and close."""
+        self._context.destroy(linger=1000)
+
+    def _answer(self, message: Message) -> Message:
+        if self._access is None:
+            raise ProtocolError(f"{type(message).__name__} came before anything was built")
+        if isinstance(message, messages.SendWeights):
+            self.status.enter("weights")
+            return messages.Weights(self._access.read_tensors())
+        if isinstance(message, messages.LoadWeights):
+            self.status.enter("weights")
+            self._access.write_tensors(message.tensors)
+            now = self._access.read_tensors()
+            return messages.WeightsLoaded(
+                {name: now[name] for name, sent in message.tensors.items() if not _same_bytes(sent, now[name])}
+            )
+        if isinstance(message, messages.LoadState):
+            self.status.enter("weights")
+            self._access.write_tensors(message.tensors)
+            self._access.write_optimizer_state(message.optimizer_state)
+            return messages.StateLoaded()
+        raise ProtocolError(f"{type(message).__name__} is not a request to a worker that trains")
+
+
+def _same_bytes(sent: np.ndarray, held: np.ndarray) -> bool:
+    return sent.dtype == held.dtype and sent.shape == held.shape and sent.tobytes() == held.tobytes()
+
+

@@ -1,0 +1,52 @@
+"""The paddle side as the runtime calls it: every function that the two twins share, in one module."""
+
+from __future__ import annotations
+
+from stepalign.workers.paddle_worker.activations import record_activations
+from stepalign.workers.paddle_worker.clipping import clips_inside, used_gradients
+from stepalign.workers.paddle_worker.model import (
+    cast_model,
+    check_training,
+    describe_tensors,
+    read_buffers,
+    read_gradients,
+    read_parameters,
+    set_mode,
+    write_tensors,
+)
+from stepalign.workers.paddle_worker.modules import describe_modules
+from stepalign.workers.paddle_worker.optimizer import clear_gradients, describe_optimizer, learning_rates
+from stepalign.workers.paddle_worker.optimizer_state import read_optimizer_state, write_optimizer_state
+from stepalign.workers.paddle_worker.scheduler import describe_scheduler, read_rates, step_scheduler
+from stepalign.workers.paddle_worker.settings import prepare, read_settings, version
+from stepalign.workers.paddle_worker.step import train_step
+from stepalign.workers.paddle_worker.tensors import from_numpy, to_numpy
+
+__all__ = [
+    "cast_model",
+    "check_training",
+    "clear_gradients",
+    "clips_inside",
+    "describe_modules",
+    "describe_optimizer",
+    "describe_scheduler",
+    "describe_tensors",
+    "from_numpy",
+    "learning_rates",
+    "prepare",
+    "read_buffers",
+    "read_gradients",
+    "read_optimizer_state",
+    "read_parameters",
+    "read_rates",
+    "read_settings",
+    "record_activations",
+    "set_mode",
+    "step_scheduler",
+    "to_numpy",
+    "train_step",
+    "used_gradients",
+    "version",
+    "write_optimizer_state",
+    "write_tensors",
+]

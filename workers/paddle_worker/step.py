@@ -1,0 +1,87 @@
+"""One optimizer step on the paddle side: forward, loss, backward, update, schedule, and what it is asked to collect."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict
+
+import numpy as np
+import paddle
+
+from stepalign.protocol.errors import CaseError
+from stepalign.workers.capture import Arrays, Capture, StepOutcome
+from stepalign.workers.paddle_worker.activations import record_activations
+from stepalign.workers.paddle_worker.clipping import clips_inside, used_gradients
+from stepalign.workers.paddle_worker.model import read_buffers, read_gradients, read_parameters
+from stepalign.workers.paddle_worker.optimizer import clear_gradients, learning_rates
+from stepalign.workers.paddle_worker.optimizer_state import read_optimizer_state
+from stepalign.workers.paddle_worker.scheduler import step_scheduler
+from stepalign.workers.paddle_worker.tensors import to_numpy
+from stepalign.workers.training import Training
+
+
+def train_step(
+    training: Training, batch: Dict[str, Any], capture: Capture, enter: Callable[[str], None]
+) -> StepOutcome:
+    """Run one step on a batch of tensors; ``enter`` is told each phase as it begins.
+
+    Gradients are gone when forward begins. ``used_gradient`` holds only what differs from ``gradient``. Raises
+    CaseError when the loss is not a scalar that backward can start from.
+    """
+    model, optimizer, kinds = training.model, training.optimizer, capture.kinds
+    tensors: Dict[str, Arrays] = {}
+    clear_gradients(optimizer)
+    with record_activations(model, capture.activations if "activation" in kinds else ()) as activations:
+        enter("forward")
+        loss = training.loss(model, batch)
+    loss_array = _scalar(loss)
+    enter("backward")
+    loss.backward()
+    raw = read_gradients(model) if kinds & {"gradient", "used_gradient"} else {}
+    enter("after_backward")
+    if training.after_backward is not None:
+        training.after_backward(model)
+    rates = learning_rates(optimizer)
+    enter("update")
+    if "used_gradient" in kinds and (training.after_backward is not None or clips_inside(optimizer)):
+        with used_gradients(optimizer, model) as used:
+            optimizer.step()
+        tensors["used_gradient"] = {
+            name: array for name, array in used.items() if name not in raw or not _same_bytes(array, raw[name])
+        }
+    else:
+        optimizer.step()
+    enter("collect")
+    if "activation" in kinds:
+        tensors["activation"] = activations
+    if "gradient" in kinds:
+        tensors["gradient"] = raw
+    if "optimizer_state" in kinds:
+        tensors["optimizer_state"] = read_optimizer_state(optimizer, model)
+    if "parameter" in kinds:
+        tensors["parameter"] = read_parameters(model)
+    if "buffer" in kinds:
+        tensors["buffer"] = read_buffers(model)
+    enter("schedule")
+    step_scheduler(training.scheduler, float(loss_array) if training.scheduler_metric == "loss" else None)
+    return StepOutcome(lr=rates, loss=loss_array, tensors=tensors)
+
+
+def _scalar(loss: Any) -> np.ndarray:
+    """Copy the loss as a 0-d array; raises CaseError unless it is one floating-point number with a gradient."""
+    wanted = "on the paddle side loss(model, batch) must return a scalar tensor"
+    if not isinstance(loss, paddle.Tensor):
+        raise CaseError(f"{wanted}; came a {type(loss).__module__}.{type(loss).__qualname__}")
+    if tuple(loss.shape) not in ((), (1,)):
+        raise CaseError(f"{wanted}; came one of shape {tuple(loss.shape)}: reduce it, for example by its mean")
+    if not loss.is_floating_point():
+        raise CaseError(f"{wanted} of a floating-point dtype; came {loss.dtype}")
+    if loss.stop_gradient:
+        raise CaseError(f"{wanted} that depends on trainable parameters; this one does not: backward cannot start")
+    return to_numpy(loss).reshape(())
+
+
+def _same_bytes(first: np.ndarray, second: np.ndarray) -> bool:
+    """Tell whether two C-ordered arrays are the same in shape, dtype and every byte."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return bool(np.array_equal(first.reshape(-1).view(np.uint8), second.reshape(-1).view(np.uint8)))

@@ -1,0 +1,202 @@
+"""What a worker does between Hello and its end: build the training, run the steps it is sent, tell what failed and where.
+
+The framework is reached through its twin's `adapter` only. This is one of two places that catch every exception.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+
+from stepalign.protocol import messages
+from stepalign.protocol.errors import CaseError, EnvironmentFailure, ProtocolError
+from stepalign.protocol.script import CaseView, ScriptError, call_script, find_function, load_script
+from stepalign.protocol.specs import Declaration
+from stepalign.protocol.tensors import digest
+from stepalign.workers import isolation, jitter
+from stepalign.workers.capture import Capture, Settings
+from stepalign.workers.client import Client, StateAccess
+from stepalign.workers.training import Training
+
+EXIT_FAILED = 70
+_TURNS = ((CaseError, "case"), (EnvironmentFailure, "environment"), (ProtocolError, "protocol"))
+
+
+def serve(client: Client, framework: str) -> int:
+    """Serve one run and return the process's exit code. Whatever is raised is told to the coordinator first."""
+    try:
+        configuration = client.configuration()
+        client.status.enter("import")
+        twin = import_twin(framework)
+        client.status.enter("build")
+        _prepare(twin, configuration)
+        if configuration.task == "schedule":
+            _serve_schedule(client, twin, framework, configuration)
+        else:
+            _serve_training(client, twin, framework, configuration)
+        client.send(messages.Finished())
+        return 0
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        client.send(failure_of(error, client))
+        traceback.print_exc()
+        return EXIT_FAILED
+    finally:
+        client.close()
+
+
+def failure_of(error: BaseException, client: Client) -> messages.Failed:
+    """Return the message that tells the coordinator of ``error``, with the phase and step it happened in."""
+    turn = next((name for kind, name in _TURNS if isinstance(error, kind)), "worker")
+    if isinstance(error, ScriptError):
+        if client.status.step is not None:
+            turn = "worker"
+        text, trimmed = str(error), error.trimmed
+    else:
+        own = turn != "worker"
+        text = str(error) if own else f"{type(error).__name__}: {error}"
+        trimmed = "" if own else "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return messages.Failed(turn, client.status.phase, client.status.step, text, trimmed)  # type: ignore[arg-type]
+
+
+def import_twin(framework: str) -> Any:
+    """Import the framework and return its twin's adapter. Raises EnvironmentFailure if the framework does not import."""
+    module = isolation.IMPORT_NAMES[framework]
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise EnvironmentFailure(
+            f"{sys.executable} cannot import {module}: {type(error).__name__}: {error}. "
+            f"Make the environment anew with: stepalign env create {framework} --recreate"
+        ) from error
+    return importlib.import_module(f"stepalign.workers.{framework}_worker.adapter")
+
+
+def _prepare(twin: Any, configuration: messages.Configure) -> None:
+    twin.prepare(Settings(configuration.dtype, configuration.seed, configuration.device, configuration.threads))
+
+
+def _load(configuration: messages.Configure, function: str) -> Any:
+    """Return what the script's ``build(case)`` or ``schedule(case)`` gives."""
+    folder, path = Path(configuration.folder), Path(configuration.script)
+    view = CaseView(
+        name=configuration.name,
+        steps=configuration.steps,
+        mode=configuration.mode,
+        dtype=configuration.dtype,
+        seed=configuration.seed,
+        options=dict(configuration.options),
+        folder=folder,
+    )
+    module = load_script(path, folder)
+    called = find_function(module, function, path)
+    return call_script(f"{function}(case) of {path.name}", folder, lambda: called(view))
+
+
+def _facts(twin: Any, framework: str, device: str) -> messages.WorkerFacts:
+    return messages.WorkerFacts(
+        framework=framework,
+        version=twin.version(),
+        python=platform.python_version(),
+        interpreter=sys.executable,
+        pid=os.getpid(),
+        device=device,
+        other_frameworks_loaded=isolation.loaded_frameworks_besides(framework),
+        libraries=isolation.loaded_math_libraries(),
+        settings=twin.read_settings(),
+    )
+
+
+def _serve_schedule(client: Client, twin: Any, framework: str, configuration: messages.Configure) -> None:
+    built = _load(configuration, "schedule")
+    if not isinstance(built, tuple) or len(built) != 2:
+        raise CaseError(f"schedule(case) returns (optimizer, scheduler), got {type(built).__name__}")
+    optimizer, scheduler = built
+    facts = _facts(twin, framework, configuration.device)
+    client.send(messages.ScheduleReady(facts, twin.describe_scheduler(scheduler)))
+    while True:
+        message = client.receive()
+        if isinstance(message, messages.Finish):
+            return
+        if not isinstance(message, messages.ReadRates):
+            raise ProtocolError(f"expected ReadRates or Finish, got {type(message).__name__}")
+        client.status.enter("rates")
+        rates = twin.read_rates(optimizer, scheduler, message.steps)
+        client.send(messages.Rates(np.asarray(rates, dtype=np.float64).reshape(message.steps, -1)))
+
+
+def _serve_training(client: Client, twin: Any, framework: str, configuration: messages.Configure) -> None:
+    training = build_training(twin, configuration)
+    model, optimizer = training.model, training.optimizer
+    client.send(messages.Ready(_facts(twin, framework, configuration.device), declare(twin, training)))
+    client.serve_state(
+        StateAccess(
+            read_tensors=lambda: {**twin.read_parameters(model), **twin.read_buffers(model)},
+            write_tensors=lambda arrays: twin.write_tensors(model, arrays),
+            write_optimizer_state=lambda arrays: twin.write_optimizer_state(optimizer, model, arrays),
+        )
+    )
+    folder = Path(configuration.folder)
+    while True:
+        client.status.leave_step()
+        batch = client.next_batch()
+        if batch is None:
+            return
+        if configuration.jitter:
+            twin.write_tensors(model, jitter.move_half(twin.read_parameters(model), batch.step))
+        client.report(run_step(client, twin, framework, training, batch, folder))
+
+
+def build_training(twin: Any, configuration: messages.Configure) -> Training:
+    """Return the script's training, checked, in the case's dtype and mode."""
+    training = _load(configuration, "build")
+    if not isinstance(training, Training):
+        raise CaseError(
+            f"build(case) of {Path(configuration.script).name} returns a stepalign.workers.Training, "
+            f"got {type(training).__name__}: return Training(model=..., loss=..., optimizer=...)"
+        )
+    twin.check_training(training)
+    twin.cast_model(training.model, configuration.dtype)
+    twin.set_mode(training.model, configuration.mode)
+    return training
+
+
+def declare(twin: Any, training: Training) -> Declaration:
+    """Return all that this side says about its training."""
+    return Declaration(
+        tensors=twin.describe_tensors(training.model),
+        modules=twin.describe_modules(training.model),
+        optimizer=twin.describe_optimizer(training.optimizer, training.model),
+        scheduler=twin.describe_scheduler(training.scheduler),
+        scheduler_metric=training.scheduler_metric,
+        has_after_backward=training.after_backward is not None,
+    )
+
+
+def run_step(
+    client: Client, twin: Any, framework: str, training: Training, batch: messages.Batch, folder: Path
+) -> messages.StepResult:
+    """Train on one batch and return what was asked for."""
+    client.status.enter("batch", batch.step)
+    started = time.perf_counter()
+    tensors: Dict[str, Any] = {name: twin.from_numpy(array) for name, array in batch.arrays.items()}
+    capture = Capture(frozenset(batch.kinds), batch.activations)
+    outcome = call_script(
+        f"step {batch.step}", folder, lambda: twin.train_step(training, tensors, capture, client.status.enter)
+    )
+    return messages.StepResult(
+        step=batch.step,
+        lr=outcome.lr,
+        loss=outcome.loss,
+        batch_digest=digest(batch.arrays),
+        tensors=outcome.tensors,
+        other_frameworks_loaded=isolation.loaded_frameworks_besides(framework),
+        seconds=time.perf_counter() - started,
+    )

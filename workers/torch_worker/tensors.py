@@ -1,0 +1,63 @@
+"""The border between torch's tensors and numpy's arrays.
+
+An array that leaves is the process's own C-ordered copy with the tensor's shape and dtype; a tensor that comes back
+has the array's bytes. A dtype that numpy cannot hold is refused by name: nothing is converted on the way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from stepalign.protocol.errors import CaseError, WorkerFailure
+
+_DTYPES = frozenset(
+    ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128"]
+)
+
+
+def dtype_name(tensor: Any) -> str:
+    """Name a tensor's dtype as numpy does, for example ``"float32"``."""
+    return str(tensor.dtype).rpartition(".")[2]
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """Copy a tensor of any device into a C-ordered array of the same shape and dtype; a sparse one is made dense.
+
+    Raises WorkerFailure for a dtype that numpy lacks, such as bfloat16.
+    """
+    if dtype_name(tensor) not in _DTYPES:
+        raise WorkerFailure(
+            f"a tensor of shape {tuple(tensor.shape)} has dtype {dtype_name(tensor)}, which cannot be recorded; "
+            f"run the case with dtype float32 or float64, or cast the tensor to one of {sorted(_DTYPES)}"
+        )
+    if _is_sparse(tensor):
+        return _dense(tensor)
+    here = tensor.detach().resolve_conj().resolve_neg()
+    return np.array(here.cpu().numpy(), order="C", copy=here.device.type == "cpu")
+
+
+def from_numpy(array: np.ndarray) -> Any:
+    """Copy an array into a tensor of the same shape and dtype on this side's device.
+
+    Raises CaseError for a dtype that not both frameworks have.
+    """
+    if array.dtype.name not in _DTYPES:
+        raise CaseError(
+            f"an array of shape {array.shape} has dtype {array.dtype}, which torch and paddle do not share; "
+            f"convert it in the case's data to one of {sorted(_DTYPES)}"
+        )
+    own = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(own).to(torch.empty(0).device)
+
+
+def _is_sparse(tensor: Any) -> bool:
+    """Tell whether a tensor stores only some of its rows or elements."""
+    return bool(tensor.layout != torch.strided)
+
+
+def _dense(tensor: Any) -> np.ndarray:
+    """Copy a sparse tensor with all its zeros; entries of one place are added up."""
+    return np.array(tensor.detach().to_dense().cpu().numpy(), order="C")
