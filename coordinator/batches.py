@@ -110,7 +110,9 @@ def _member(archive: Any, name: str, path: Path) -> np.ndarray:
     try:
         return np.asarray(archive[name])
     except ValueError as error:
-        raise CaseError(f"{path}: {name!r} is not a plain array ({error}); an object array cannot be sent: pad its rows") from None
+        raise CaseError(
+            f"{path}: {name!r} is not a plain array ({error}); an object array cannot be sent: pad its rows"
+        ) from None
 
 
 def _load_arrays(case: Case) -> Batch:

@@ -15,7 +15,7 @@ from stepalign.protocol.script import CaseView
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 SIDES = ("torch", "paddle")
 
@@ -177,7 +177,9 @@ def load_case(folder: Path, assignments: Sequence[str] = (), **overrides: Any) -
     if folder.name == "case.toml" and folder.is_file():
         folder, path = folder.parent, folder
     if not path.is_file():
-        raise CaseError(f"no case at {folder}: expected a folder with a case.toml; `stepalign init {folder}` writes one")
+        raise CaseError(
+            f"no case at {folder}: expected a folder with a case.toml; `stepalign init {folder}` writes one"
+        )
     try:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -239,7 +241,9 @@ def _check(case: Case, path: Path) -> None:
     _check_number(path, "schedule.steps", file.schedule.steps, 1)
     _check_number(path, "collect.budget_mib", file.collect.budget_mib, 1)
     if bool(file.data.source) == bool(file.data.arrays):
-        raise CaseError(f'{path}: data: give one of source = "data.npz" (or "data.py") and arrays = {{ name = "file.npy" }}')
+        raise CaseError(
+            f'{path}: data: give one of source = "data.npz" (or "data.py") and arrays = {{ name = "file.npy" }}'
+        )
     for kind in file.tolerance:
         if kind not in KINDS:
             raise CaseError(f"{path}: tolerance.{kind}: unknown kind; the kinds are {', '.join(KINDS)}")
@@ -256,7 +260,9 @@ def _check(case: Case, path: Path) -> None:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise CaseError(f"{path}: weights.rename[{index}]: {pattern!r} is not a regular expression: {error}") from None
+            raise CaseError(
+                f"{path}: weights.rename[{index}]: {pattern!r} is not a regular expression: {error}"
+            ) from None
     _check_weights_source(case, path)
 
 
@@ -275,5 +281,3 @@ def _check_weights_source(case: Case, path: Path) -> None:
         )
     if not (case.folder / source).is_file():
         raise CaseError(f"{path}: weights.source: no file {case.folder / source}")
-
-

@@ -26,7 +26,12 @@ def step_size_bytes(declaration: Declaration, kinds: Tuple[str, ...]) -> int:
             parameters += size_bytes
         else:
             buffers += size_bytes
-    weight = {"gradient": parameters, "parameter": parameters, "optimizer_state": _STATE_TENSORS * parameters, "buffer": buffers}
+    weight = {
+        "gradient": parameters,
+        "parameter": parameters,
+        "optimizer_state": _STATE_TENSORS * parameters,
+        "buffer": buffers,
+    }
     return sum(weight[kind] for kind in kinds)
 
 

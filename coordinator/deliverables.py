@@ -7,8 +7,8 @@ from typing import Mapping, Sequence, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.records import write_json
 from stepalign.coordinator.recorder import Record
+from stepalign.coordinator.records import write_json
 from stepalign.coordinator.report import write_report
 from stepalign.coordinator.reprod_npy import write_reprod_npy
 from stepalign.coordinator.result import Result
@@ -48,5 +48,3 @@ def _write_pair(
     write_reprod_npy(folder / f"{stem}_paddle.npy", paddle)
     rows = diff_rows(torch, paddle, lambda key, ours, theirs: passed[key])
     write_diff_log(folder / log, rows, all(row.passed for row in rows))
-
-

@@ -131,7 +131,12 @@ class Lockstep:
             )
         self._answered[role] += 1
         self._busy_since[role] = time.monotonic()
-        if plan.resync and role == self._roles[0] and self._carry_state and (message.step + 1 - plan.first) % plan.resync == 0:
+        if (
+            plan.resync
+            and role == self._roles[0]
+            and self._carry_state
+            and (message.step + 1 - plan.first) % plan.resync == 0
+        ):
             self._states[message.step] = self._carry_state(message)
         pair = self._results.setdefault(message.step, {})
         pair[role] = message

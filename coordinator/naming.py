@@ -114,7 +114,7 @@ def match_names(
 ) -> NameMap:
     """Return the map between the two sides. Raises CaseError listing every tensor that is left over, with the nearest names."""
     torch = [spec for spec in torch if not _is_ignored(spec, weights) and spec.role != "num_batches_tracked"]
-    paddle = [spec for spec in paddle if not _is_ignored(spec, weights)]
+    paddle = [spec for spec in paddle if not _is_ignored(spec, weights) and spec.role != "num_batches_tracked"]
     index = {name: spec for spec in paddle for name in (*spec.aliases, spec.name)}
     index.update({spec.name: spec for spec in paddle})
     pieces: List[Piece] = []
@@ -137,7 +137,9 @@ def match_names(
         if earlier is not piece and piece.paddle.rows is None:
             untied.append(piece.name)
     return NameMap(
-        tuple(pieces), match_modules(torch, paddle, pieces, weights, torch_modules, paddle_modules), tuple(dict.fromkeys(untied))
+        tuple(pieces),
+        match_modules(torch, paddle, pieces, weights, torch_modules, paddle_modules),
+        tuple(dict.fromkeys(untied)),
     )
 
 
@@ -158,7 +160,12 @@ def _match_tensor(spec: TensorSpec, index: Mapping[str, TensorSpec], weights: We
     if targets:
         names = list(targets)
         return [
-            _piece(spec, target, _Candidate(spec.name if target.name == names[0] else target.name, whole, None, spec.shape), weights)
+            _piece(
+                spec,
+                target,
+                _Candidate(spec.name if target.name == names[0] else target.name, whole, None, spec.shape),
+                weights,
+            )
             for target in targets.values()
         ]
     parts = [(candidate, _find(candidate.names, index)) for candidate in _split(spec, weights)]
@@ -179,7 +186,13 @@ def _split(spec: TensorSpec, weights: WeightsSection) -> List[_Candidate]:
     if spec.role.startswith("in_proj_"):
         leaf, width = spec.role[len("in_proj_") :], spec.shape[0] // 3
         return [
-            _part(prefix, f"{which}_proj.{leaf}", (number * width, (number + 1) * width), (width, *spec.shape[1:]), weights)
+            _part(
+                prefix,
+                f"{which}_proj.{leaf}",
+                (number * width, (number + 1) * width),
+                (width, *spec.shape[1:]),
+                weights,
+            )
             for number, which in enumerate("qkv")
         ]
     match = re.fullmatch(r"([qkv])_proj_weight", spec.role)
@@ -200,7 +213,9 @@ def _piece(spec: TensorSpec, target: TensorSpec, candidate: _Candidate, weights:
     if spec.module_type == "MultiheadAttention" and len(spec.shape) == 2:
         linear = "out_in"
     transposed = {linear, target.layout} == {"out_in", "in_out"}
-    if any(fnmatch.fnmatchcase(candidate.name, glob) or fnmatch.fnmatchcase(spec.name, glob) for glob in weights.transpose):
+    if any(
+        fnmatch.fnmatchcase(candidate.name, glob) or fnmatch.fnmatchcase(spec.name, glob) for glob in weights.transpose
+    ):
         transposed = True
     expected = tuple(reversed(candidate.shape)) if transposed else candidate.shape
     if expected != target.shape:
@@ -227,7 +242,8 @@ def _left_over(torch: Sequence[TensorSpec], paddle: Sequence[TensorSpec], weight
     for name in sorted(paddle_names):
         near = difflib.get_close_matches(name, torch_names, n=2, cutoff=0.4)
         lines.append(
-            f"  paddle only: {name}" + (f"; nearest on torch: {', '.join(torch_names[item] for item in near)}" if near else "")
+            f"  paddle only: {name}"
+            + (f"; nearest on torch: {', '.join(torch_names[item] for item in near)}" if near else "")
         )
     lines.append("add rules to [weights] rename, or list what one side has on purpose in [weights] ignore")
     return "\n".join(lines)
@@ -242,7 +258,9 @@ def match_modules(
     paddle_modules: Sequence[ModuleSpec],
 ) -> Tuple[Tuple[str, str], ...]:
     """Return the pairs of module paths: those that own paired tensors, their containers, and those of equal renamed path."""
-    owner = {("torch", spec.name): spec.module for spec in torch} | {("paddle", spec.name): spec.module for spec in paddle}
+    owner = {("torch", spec.name): spec.module for spec in torch} | {
+        ("paddle", spec.name): spec.module for spec in paddle
+    }
     there = {module.path for module in paddle_modules}
     pairs: Dict[str, str] = {"": ""}
     for piece in pieces:

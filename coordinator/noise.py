@@ -23,6 +23,7 @@ from stepalign.coordinator.session import Session
 from stepalign.protocol.messages import Named
 
 NOISE_FACTOR = 30.0
+OBVIOUS_FACTOR = 100.0
 CONTROL_ROLE = "control"
 
 
@@ -34,7 +35,10 @@ class Noise:
 
     def at(self, item: Comparison) -> float:
         """Return what the control showed for the same value up to the same step."""
-        return max((size for step, size in self.steps.get((item.kind, item.name), {}).items() if step <= item.step), default=0.0)
+        return max(
+            (size for step, size in self.steps.get((item.kind, item.name), {}).items() if step <= item.step),
+            default=0.0,
+        )
 
     def explains(self, item: Comparison) -> bool:
         """Say whether rounding noise alone can be the reason that ``item`` failed."""
@@ -51,7 +55,20 @@ class Noise:
         self.steps.setdefault((kind, name), {})[step] = size
 
 
-def measure_noise(case: Case, crew: Crew, folder: Path, names: NameMap, steps: int, batches: BatchSource, on_tick: Callable[[], None]) -> Noise:
+def beyond_noise(item: Comparison) -> bool:
+    """Say whether no control is needed to know that rounding is not the reason.
+
+    In the first step nothing has been amplified yet: what is `OBVIOUS_FACTOR` times out of tolerance there is a mistake.
+    """
+    if item.exact or item.measures is None:
+        return True
+    allowed = item.atol + item.rtol * abs(item.measures.reference)
+    return item.step == 0 and item.measures.max_abs > OBVIOUS_FACTOR * allowed
+
+
+def measure_noise(
+    case: Case, crew: Crew, folder: Path, names: NameMap, steps: int, batches: BatchSource, on_tick: Callable[[], None]
+) -> Noise:
     """Run the control for so many steps and return what it showed."""
     reference = crew.member(case, "torch", folder, "reference")
     control = replace(crew.member(case, "torch", folder, CONTROL_ROLE), jitter=True)
@@ -60,9 +77,17 @@ def measure_noise(case: Case, crew: Crew, folder: Path, names: NameMap, steps: i
     def take(pair: StepPair) -> None:
         noise.note("loss", "loss", pair.step, pair.reference.loss, pair.candidate.loss)
         for kind in ("gradient", "parameter", "buffer"):
-            _note_all(noise, kind, pair.step, names, pair.reference.tensors.get(kind, {}), pair.candidate.tensors.get(kind, {}))
+            _note_all(
+                noise,
+                kind,
+                pair.step,
+                names,
+                pair.reference.tensors.get(kind, {}),
+                pair.candidate.tensors.get(kind, {}),
+            )
         ours, theirs = (
-            canonical_state(names, "torch", side.tensors.get("optimizer_state", {})) for side in (pair.reference, pair.candidate)
+            canonical_state(names, "torch", side.tensors.get("optimizer_state", {}))
+            for side in (pair.reference, pair.candidate)
         )
         for name in ours.keys() & theirs.keys():
             for slot in ours[name].keys() & theirs[name].keys():

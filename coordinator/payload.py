@@ -25,7 +25,7 @@ def write_payload(path: Path) -> None:
         for name, folder in (("protocol", protocol), ("workers", workers)):
             for file in sorted(folder.rglob("*.py")):
                 if "_root" not in file.parts:
-                    archive.write(file, f"stepalign/{name}/{file.relative_to(folder).as_posix()}")
+                    archive.writestr(f"stepalign/{name}/{file.relative_to(folder).as_posix()}", file.read_bytes())
 
 
 def _workers_folder() -> Path:

@@ -27,7 +27,9 @@ def compare_runs(reference: Path, candidate: Path) -> Result:
         raise CaseError(f"compare: both sides are {torch.framework}: a side compared with itself shows nothing")
     for key in ("mode", "dtype"):
         if getattr(ours.case, key) != getattr(theirs.case, key):
-            raise CaseError(f"compare: {key} is {getattr(ours.case, key)} in {reference}, {getattr(theirs.case, key)} in {candidate}")
+            raise CaseError(
+                f"compare: {key} is {getattr(ours.case, key)} in {reference}, {getattr(theirs.case, key)} in {candidate}"
+            )
     steps = min(ours.steps_completed, theirs.steps_completed)
     if not steps:
         raise CaseError("compare: a run without a finished step holds nothing to compare")
@@ -60,7 +62,15 @@ def _side(side: Optional[SideFacts], folder: Path, name: str) -> SideFacts:
 def _compare_batches(torch: SideFacts, paddle: SideFacts) -> List[Comparison]:
     pairs = zip(torch.batch_digests, paddle.batch_digests)
     return [
-        Comparison(step, "batch", "batch", "batch", ours == theirs, reason="" if ours == theirs else "other batches", exact=True)
+        Comparison(
+            step,
+            "batch",
+            "batch",
+            "batch",
+            ours == theirs,
+            reason="" if ours == theirs else "other batches",
+            exact=True,
+        )
         for step, (ours, theirs) in enumerate(pairs)
     ]
 

@@ -54,7 +54,11 @@ class Recorder:
     """The sink of a lockstep drive."""
 
     def __init__(
-        self, judge: StepJudge, log: Optional[StepsLog], resync: int = 0, on_step: Optional[Callable[[StepPair, StepJudgement], None]] = None
+        self,
+        judge: StepJudge,
+        log: Optional[StepsLog],
+        resync: int = 0,
+        on_step: Optional[Callable[[StepPair, StepJudgement], None]] = None,
     ) -> None:
         self.record = Record()
         self._judge = judge
@@ -158,5 +162,8 @@ def _badness(item: Optional[Comparison]) -> Tuple[bool, float]:
 
 def _without_passed(judgement: StepJudgement) -> StepJudgement:
     return StepJudgement(
-        judgement.step, tuple(item for item in judgement.comparisons if not item.passed), judgement.known, judgement.drift
+        judgement.step,
+        tuple(item for item in judgement.comparisons if not item.passed),
+        judgement.known,
+        judgement.drift,
     )

@@ -21,7 +21,7 @@ from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.locate import locate
 from stepalign.coordinator.lockstep import StepPair, StepPlan
 from stepalign.coordinator.members import Crew, both, find_crew
-from stepalign.coordinator.noise import Noise, measure_noise
+from stepalign.coordinator.noise import Noise, beyond_noise, measure_noise
 from stepalign.coordinator.recorder import Record, Recorder
 from stepalign.coordinator.records import STEPS_NAME, StepsLog, create_run_folder
 from stepalign.coordinator.result import FirstDivergence, Result, Verdict
@@ -180,7 +180,7 @@ def _first_unexplained(run: Run, watcher: Watcher) -> Optional[Comparison]:
     failures = [item for judgement in run.record.failures for item in judgement.comparisons]
     if not failures:
         return None
-    if failures[0].exact or run.crew is None or run.session is None or run.batches is None:
+    if beyond_noise(failures[0]) or run.crew is None or run.session is None or run.batches is None:
         return failures[0]
     watcher.phase("measuring rounding noise: torch against itself")
     last = max(item.step for item in failures) + 1

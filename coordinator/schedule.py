@@ -22,7 +22,10 @@ class ScheduleOutcome:
     """Rates of both sides, [step][group], with what differs and why."""
 
     def __init__(
-        self, rates: Tuple[List[List[float]], List[List[float]]], comparisons: List[Comparison], facts: Dict[str, WorkerFacts]
+        self,
+        rates: Tuple[List[List[float]], List[List[float]]],
+        comparisons: List[Comparison],
+        facts: Dict[str, WorkerFacts],
     ) -> None:
         self.rates = rates
         self.comparisons = comparisons
@@ -83,8 +86,12 @@ def _defines(script: Path, name: str) -> bool:
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name:
             return True
-        if isinstance(node, (ast.Import, ast.ImportFrom)) and any((item.asname or item.name) == name for item in node.names):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and any(
+            (item.asname or item.name) == name for item in node.names
+        ):
             return True
-        if isinstance(node, ast.Assign) and any(isinstance(item, ast.Name) and item.id == name for item in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(item, ast.Name) and item.id == name for item in node.targets
+        ):
             return True
     return False

@@ -28,6 +28,12 @@ from stepalign.protocol.sockets import bind_router, ipc_endpoint, receive_from, 
 
 M = TypeVar("M")
 _TICK_S = 0.1
+_LAST_WORD_S = 0.1
+"""How long a dead worker's last messages may take from the kernel's buffers to us."""
+
+_MAX_WAITING = 64
+"""Messages taken in at once; an honest worker has far fewer under way, a babbling one is not listened to for ever."""
+
 _EXIT_MISSING_PACKAGE = 78
 
 
@@ -76,9 +82,10 @@ class Switchboard:
         for role, hello in self.gather(self.roles, messages.Hello, timeout_s, "start").items():
             worker = self._workers[role]
             if hello.role != role or hello.framework != worker.spec.framework or hello.pid != worker.pid:
-                raise ProtocolError(
+                error = ProtocolError(
                     f"the {role} worker (pid {worker.pid}) introduced itself as {hello.role} for {hello.framework}, pid {hello.pid}"
                 )
+                raise note_fault(error, role, "start", None)
 
     def ask(self, requests: Mapping[str, Message], expected: Type[M], timeout_s: float, phase: str) -> Dict[str, M]:
         """Send each worker its request at once and return all answers."""
@@ -88,14 +95,15 @@ class Switchboard:
 
     def gather(self, roles: Iterable[str], expected: Type[M], timeout_s: float, phase: str) -> Dict[str, M]:
         """Wait for one ``expected`` message of each role."""
-        missing, found = list(roles), {}
+        missing = list(roles)
+        found: Dict[str, M] = {}
         deadline = time.monotonic() + timeout_s
         while missing:
             role, message = self.next(deadline, missing, phase)
             if role not in missing or not isinstance(message, expected):
-                raise ProtocolError(
-                    f"the {role} worker sent {type(message).__name__} in phase {phase}, expected {expected.__name__}"
-                )
+                wanted = expected.__name__ if role in missing else "nothing more"
+                error = ProtocolError(f"the {role} worker sent {type(message).__name__} in phase {phase}, expected {wanted}")
+                raise note_fault(error, role, phase, None)
             missing.remove(role)
             found[role] = message
         return found
@@ -114,30 +122,43 @@ class Switchboard:
         """Return a message that came within ``timeout_s``, or None."""
         if self._inbox:
             return self._inbox.popleft()
-        events = dict(self._poller.poll(timeout_s * 1000))
+        events = dict(self._poller.poll(int(timeout_s * 1000)))
         self._on_tick()
         self._drain()
         if self._inbox:
             return self._inbox.popleft()
         dead = [role for role, worker in self._workers.items() if worker.pidfd in events]
         if dead:
+            self._drain(_LAST_WORD_S)
+            if self._inbox:
+                return self._inbox.popleft()
             self._raise_if_dead(dead)
         return None
 
-    def _drain(self) -> None:
-        while self._router.poll(0, zmq.POLLIN):
+    def _drain(self, patience_s: float = 0.0) -> None:
+        """Take in what came; with ``patience_s``, until nothing more has come for so long."""
+        while len(self._inbox) < _MAX_WAITING and self._router.poll(patience_s * 1000, zmq.POLLIN):
             role, message = receive_from(self._router)
             if role not in self._workers:
                 continue
             if isinstance(message, ProtocolError):
-                raise ProtocolError(f"the {role} worker broke the protocol: {message}")
+                error = ProtocolError(f"the {role} worker broke the protocol: {message}")
+                raise note_fault(error, role, *self._whereabouts(role))
             if isinstance(message, messages.Failed):
                 raise self._as_error(role, message)
             self._inbox.append((role, message))
 
+    def _whereabouts(self, role: str) -> Tuple[str, Optional[int]]:
+        status = self._workers[role].status()
+        return status.phase, status.step
+
     def _as_error(self, role: str, failed: messages.Failed) -> StepalignError:
-        where = f"the {role} side failed in phase {failed.phase}" + ("" if failed.step is None else f" of step {failed.step}")
-        kind = {"case": CaseError, "environment": EnvironmentFailure, "protocol": ProtocolError}.get(failed.turn, WorkerFailure)
+        where = f"the {role} side failed in phase {failed.phase}" + (
+            "" if failed.step is None else f" of step {failed.step}"
+        )
+        kind = {"case": CaseError, "environment": EnvironmentFailure, "protocol": ProtocolError}.get(
+            failed.turn, WorkerFailure
+        )
         error = kind(f"{where}: {failed.message}" + (f"\n{failed.traceback.rstrip()}" if failed.traceback else ""))
         return note_fault(error, role, failed.phase, failed.step)
 
@@ -148,7 +169,7 @@ class Switchboard:
             code = worker.exit_code()
             if code is None:
                 continue
-            self._drain()
+            self._drain(_LAST_WORD_S)
             status = worker.status()
             tail = worker.log_tail()
             if code == _EXIT_MISSING_PACKAGE:

@@ -6,6 +6,7 @@ worker's text; colours follow NO_COLOR.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,14 @@ from rich.table import Table
 from rich.text import Text
 
 from stepalign.coordinator.report import wording
-from stepalign.coordinator.report.rows import StepRow, around_divergence, chosen_steps, group_count, step_count, step_row
+from stepalign.coordinator.report.rows import (
+    StepRow,
+    around_divergence,
+    chosen_steps,
+    group_count,
+    step_count,
+    step_row,
+)
 from stepalign.coordinator.result import ErrorFacts, Result, Verdict
 
 PLAIN_WIDTH = 80
@@ -28,6 +36,7 @@ _MAX_ROWS = 12
 _LABEL_WIDTH = 9
 _SHOWN_CAUSES = 3
 _SHOWN_LINES = 5
+_ERROR_START, _ERROR_END = 4, 7
 _STYLES = {
     Verdict.ALIGNED: "bold green",
     Verdict.DIVERGED: "bold red",
@@ -130,7 +139,7 @@ def _sections(result: Result) -> Iterable[tuple[str, list[Text]]]:
         )
         yield "WHERE", [title, *(_line(text) for text in details if text)]
     if result.causes:
-        yield "WHY", _cause_lines(result)
+        yield "WHY" if result.verdict is Verdict.DIVERGED else "CAUSES", _cause_lines(result)
     elif result.verdict is Verdict.DIVERGED:
         yield "WHY", [_line("no cause was proved from what this run holds")]
     if result.known_differences:
@@ -143,7 +152,11 @@ def _sections(result: Result) -> Iterable[tuple[str, list[Text]]]:
 def _error_lines(error: ErrorFacts) -> list[Text]:
     facts = (("side", error.side), ("phase", error.phase), ("step", error.step), ("signal", error.signal))
     where = ", ".join(f"{name} {value}" for name, value in facts if value is not None)
-    return [*(_line(line) for line in error.message.rstrip().splitlines()), *([_line(f"({where})")] if where else [])]
+    lines = error.message.rstrip().splitlines()
+    if len(lines) > _ERROR_START + _ERROR_END + 1:
+        left_out = len(lines) - _ERROR_START - _ERROR_END
+        lines = [*lines[:_ERROR_START], f"  ... {left_out} lines, in result.json", *lines[-_ERROR_END:]]
+    return [*(_line(line) for line in lines), *([_line(f"({where})")] if where else [])]
 
 
 def _cause_lines(result: Result) -> list[Text]:
@@ -232,6 +245,8 @@ class _LiveProgress(progress.Progress):
     """The live lines: phase, bar, rate and time left; below them the losses."""
 
     def __init__(self, console: Console) -> None:
+        self._losses = Text()  # the superclass draws once while it is made
+        self._greatest = 0.0
         super().__init__(
             progress.SpinnerColumn(),
             progress.TextColumn("{task.description}", markup=False),
@@ -243,8 +258,6 @@ class _LiveProgress(progress.Progress):
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._losses = Text()
-        self._greatest = 0.0
         self._phase = self.add_task("", total=None, visible=False, counted="")
 
     def begin(self, text: str) -> None:
@@ -257,7 +270,7 @@ class _LiveProgress(progress.Progress):
         self, step: int, total: int, torch_loss: float | None, paddle_loss: float | None, difference: float | None
     ) -> None:
         """Show the losses of a step that is done."""
-        if difference is not None and not difference <= self._greatest:
+        if difference is not None and not (difference <= self._greatest or math.isnan(self._greatest)):
             self._greatest = difference
         self._losses = Text(
             f"  loss: torch {wording.number(torch_loss)}, paddle {wording.number(paddle_loss)},"

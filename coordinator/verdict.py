@@ -91,6 +91,4 @@ def worst_of(record: Record) -> Dict[str, Any]:
     return {kind: {**describe_comparison(item), "step": item.step} for kind, item in record.worst.items()}
 
 
-
-
 VERSION = stepalign.__version__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import zipfile
 from pathlib import Path
-from typing import Dict, Sequence
+from typing import Dict, Sequence, Set
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def read_weights_file(path: Path, expected: Sequence[TensorSpec]) -> Dict[str, n
     """
     found = _read(path)
     result: Dict[str, np.ndarray] = {}
-    used = set()
+    used: Set[str] = set()
     for spec in expected:
         name = next((name for name in (spec.name, *spec.aliases) if name in found), None)
         if name is None:

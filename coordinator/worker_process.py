@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
-from stepalign.protocol.errors import EnvironmentFailure
+from stepalign.protocol.errors import EnvironmentFailure, StepalignError
 from stepalign.protocol.status import Status, create_status, read_status
 
 LOG_TAIL_LINES = 25
+_MAX_TAIL_SIZE_BYTES = 16 << 10
+_MAX_STACKS_SIZE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,13 @@ class WorkerProcess:
             "PYTHONUNBUFFERED": "1",
         }
         try:
-            with open(spec.log, "ab") as log:
+            log = open(spec.log, "ab")  # noqa: SIM115
+        except OSError as error:
+            os.close(reader)
+            os.close(self._lifeline)
+            raise StepalignError(f"the {spec.role} worker's log {spec.log} cannot be written: {error.strerror}") from None
+        try:
+            with log:
                 self.process = subprocess.Popen(
                     [str(spec.interpreter), "-u", str(payload)],
                     stdin=subprocess.DEVNULL,
@@ -64,14 +72,26 @@ class WorkerProcess:
                     pass_fds=(reader,),
                     start_new_session=True,
                 )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             os.close(self._lifeline)
-            raise EnvironmentFailure(f"the {spec.role} worker's interpreter {spec.interpreter} does not start: {error}") from None
+            raise EnvironmentFailure(
+                f"the {spec.role} worker's interpreter {spec.interpreter} does not start: {error}"
+            ) from None
         finally:
             os.close(reader)
         self.pidfd = os.pidfd_open(self.process.pid)
         if spec.cores:
-            os.sched_setaffinity(self.process.pid, spec.cores)
+            self._pin(spec.cores)
+
+    def _pin(self, cores: Tuple[int, ...]) -> None:
+        try:
+            os.sched_setaffinity(self.process.pid, cores)
+        except ProcessLookupError:
+            return  # it has ended already, which whoever waits for its first word will be told
+        except OSError as error:
+            self.close()
+            listed = ", ".join(str(core) for core in cores)
+            raise EnvironmentFailure(f"the {self.spec.role} worker cannot run on cores {listed}: {error.strerror}") from None
 
     @property
     def pid(self) -> int:
@@ -102,23 +122,39 @@ class WorkerProcess:
 
     def dump_stacks(self, wait_s: float = 1.0) -> str:
         """Ask a living worker for the stack of each thread; return what it wrote to its log."""
-        before = self.spec.log.stat().st_size
+        before = size = self._log_size_bytes()
         try:
             os.kill(self.process.pid, signal.SIGUSR1)
         except ProcessLookupError:
             return ""
         deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline and self.spec.log.stat().st_size == before:
-            time.sleep(0.02)
-        with open(self.spec.log, "rb") as log:
-            log.seek(before)
-            return log.read(1 << 20).decode("utf-8", "replace")
+        settled = False
+        while time.monotonic() < deadline and not settled:
+            time.sleep(0.05)
+            settled = size != before and self._log_size_bytes() == size
+            size = self._log_size_bytes()
+        return self._read_log(before, _MAX_STACKS_SIZE_BYTES)
 
     def log_tail(self) -> str:
         """Return the last lines that the worker wrote."""
-        with open(self.spec.log, "rb") as log:
-            log.seek(max(0, self.spec.log.stat().st_size - (64 << 10)))
-            return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:])
+        size_bytes = self._log_size_bytes()
+        text = self._read_log(max(0, size_bytes - _MAX_TAIL_SIZE_BYTES), _MAX_TAIL_SIZE_BYTES)
+        return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])
+
+    def _log_size_bytes(self) -> int:
+        try:
+            return self.spec.log.stat().st_size
+        except OSError:
+            return 0
+
+    def _read_log(self, offset: int, size_bytes: int) -> str:
+        """Return a part of the log; nothing where the run folder has vanished, which must not hide what went wrong."""
+        try:
+            with open(self.spec.log, "rb") as log:
+                log.seek(offset)
+                return log.read(size_bytes).decode("utf-8", "replace")
+        except OSError:
+            return ""
 
     def close(self) -> None:
         """Kill what is left of the group, reap it and give its handles back."""

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import reprlib
+from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+
+def shown(value: Any) -> str:
+    """Return ``value`` for an error message: at most 60 characters, however large or deep it is."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
 
 class StepalignError(Exception):
     """The root of stepalign's own errors; ``exit_code`` is what the command line ends with."""

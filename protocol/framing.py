@@ -10,12 +10,13 @@ from typing import Any, List, Sequence
 
 import msgpack
 
-from stepalign.protocol.errors import ProtocolError
+from stepalign.protocol.errors import ProtocolError, shown
 from stepalign.protocol.messages import BY_NAME, PROTOCOL_VERSION, Message
 from stepalign.protocol.schema import reader, to_plain
 from stepalign.protocol.tensors import Buffer, FrameReader, FrameWriter
 
-MAX_HEADER_SIZE_BYTES = 64 << 20
+MAX_HEADER_SIZE_BYTES = 16 << 20
+"""A header of so many bytes can become about 60 times as much in memory; one of 10,000 tensors has 1 to 4 MB."""
 
 
 def encode(message: Message) -> List[Buffer]:
@@ -24,7 +25,9 @@ def encode(message: Message) -> List[Buffer]:
     body = to_plain(message, frames)
     header = msgpack.packb([PROTOCOL_VERSION, type(message).__name__, body], use_bin_type=True)
     if len(header) > MAX_HEADER_SIZE_BYTES:
-        raise ProtocolError(f"the header of {type(message).__name__} has {len(header)} bytes, more than {MAX_HEADER_SIZE_BYTES}")
+        raise ProtocolError(
+            f"the header of {type(message).__name__} has {len(header)} bytes, more than {MAX_HEADER_SIZE_BYTES}"
+        )
     return [header, *frames.frames()]
 
 
@@ -46,11 +49,11 @@ def decode(frames: Sequence[Buffer]) -> Message:
     version, name, body = parts
     if version != PROTOCOL_VERSION or type(version) is not int:
         raise ProtocolError(
-            f"protocol version {str(version)[:40]} came, expected {PROTOCOL_VERSION}: "
+            f"protocol version {shown(version)} came, expected {PROTOCOL_VERSION}: "
             "both sides must run the same stepalign; start the worker from this coordinator's archive"
         )
     if not isinstance(name, str) or name not in BY_NAME:
-        raise ProtocolError(f"message {str(name)[:60]!r} is unknown")
+        raise ProtocolError(f"message {shown(name)} is unknown")
     arrays = FrameReader(frames[1:])
     message: Message = reader(BY_NAME[name])(body, name, arrays)
     arrays.finish()

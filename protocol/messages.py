@@ -1,6 +1,6 @@
 """The messages between coordinator and worker, named after what is asked or what happened.
 
-The conversation: Hello, Configure, Ready, then weights (SendWeights/Weights, LoadWeights/WeightsLoaded), then any number
+The conversation: Hello, Configure, Ready, with shared dropout ShareDropout/DropoutShared, then weights (SendWeights/Weights, LoadWeights/WeightsLoaded), then any number
 of Batch/StepResult with LoadState between, then Finish/Finished; or ReadRates/Rates instead of steps. A worker answers
 Failed at any point and ends. Arrays travel beside the header, see `tensors`.
 """
@@ -8,7 +8,7 @@ Failed at any point and ends. Arrays travel beside the header, see `tensors`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Literal, Optional, Tuple, Union
+from typing import Any, Dict, List, Literal, Optional, Tuple, Union, get_args
 
 import numpy as np
 
@@ -85,6 +85,18 @@ class ScheduleReady:
 
 
 @dataclass(frozen=True)
+class ShareDropout:
+    """Draw dropout's masks by the common rule, under these names of places by the receiving side's own module paths."""
+
+    places: Dict[str, str]
+
+
+@dataclass(frozen=True)
+class DropoutShared:
+    """Masks are drawn by the common rule from here on."""
+
+
+@dataclass(frozen=True)
 class SendWeights:
     """Ask for all parameters and persistent buffers as they are now."""
 
@@ -135,7 +147,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One finished step. ``lr`` has the rate that this update used for each group; ``tensors`` is by kind, then name."""
+    """One finished step. ``lr`` has the rate that this update used for each group; ``tensors`` is by kind, then name.
+
+    ``masks`` lists the shared dropout masks that the step drew: ``place#call`` -> rate and shape.
+    """
 
     step: int
     lr: List[float]
@@ -144,6 +159,7 @@ class StepResult:
     tensors: Dict[str, Named]
     other_frameworks_loaded: Tuple[str, ...]
     seconds: float
+    masks: Dict[str, Tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -182,8 +198,8 @@ class Failed:
 
 
 Message = Union[
-    Hello, Configure, Ready, ScheduleReady, SendWeights, Weights, LoadWeights, WeightsLoaded, LoadState, StateLoaded,
+    Hello, Configure, Ready, ScheduleReady, ShareDropout, DropoutShared, SendWeights, Weights, LoadWeights, WeightsLoaded, LoadState, StateLoaded,
     Batch, StepResult, ReadRates, Rates, Finish, Finished, Failed,
 ]  # fmt: skip
 
-BY_NAME = {cls.__name__: cls for cls in Message.__args__}
+BY_NAME = {cls.__name__: cls for cls in get_args(Message)}

@@ -14,8 +14,13 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Ty
 
 import numpy as np
 
-from stepalign.protocol.errors import ProtocolError
+from stepalign.protocol.errors import ProtocolError, shown
 from stepalign.protocol.tensors import FrameReader, FrameWriter
+
+MAX_DEPTH = 64
+"""Of values that no type describes, such as a case's options."""
+
+_SHOWN_PATH = 200
 
 T = TypeVar("T")
 Reader = Callable[[Any, str, Optional[FrameReader]], Any]
@@ -25,7 +30,7 @@ class SchemaError(ProtocolError):
     """A value does not have the form that its type demands. ``path`` says where, e.g. ``weights.rename[0]``."""
 
     def __init__(self, path: str, problem: str) -> None:
-        super().__init__(f"{path or 'message'}: {problem}")
+        super().__init__(f"{path[:_SHOWN_PATH] or 'message'}: {problem}")
         self.path = path
         self.problem = problem
 
@@ -49,14 +54,15 @@ def to_plain(value: Any, frames: Optional[FrameWriter] = None) -> Any:
 
 def from_plain(cls: Type[T], value: Any, path: str = "", frames: Optional[FrameReader] = None) -> T:
     """Return the ``cls`` that ``value`` describes. Raises SchemaError with the path of the first wrong field."""
-    return typing.cast(T, reader(cls)(value, path, frames))
+    read: Reader = reader(cls)  # type: ignore[arg-type,unused-ignore]
+    return typing.cast(T, read(value, path, frames))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def reader(annotation: Any) -> Reader:
     """Return the compiled reader of one type annotation."""
     if annotation is Any:
-        return lambda value, path, frames: value
+        return _read_plain
     if annotation is np.ndarray:
         return _read_array
     if annotation in (bool, int, float, str, type(None)):
@@ -94,24 +100,45 @@ def describe(annotation: Any) -> str:
     return "a table"
 
 
-def _came(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _read_array(value: Any, path: str, frames: Optional[FrameReader]) -> np.ndarray:
     if frames is None:
         raise SchemaError(path, "an array cannot stand here")
     return frames.get(value, path)
 
 
+def _read_plain(value: Any, path: str, frames: Optional[FrameReader], depth: int = 0) -> Any:
+    """Take any value that `to_plain` can give and msgpack can carry: no dates, no bytes, no integers beyond 64 bits."""
+    if depth > MAX_DEPTH:
+        raise SchemaError(path, f"nested deeper than {MAX_DEPTH}")
+    if isinstance(value, list):
+        return [_read_plain(item, f"{path}[{index}]", frames, depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise SchemaError(path, f"a key is a string, got {shown(wrong[0])}")
+        return {key: _read_plain(item, f"{path}.{key}", frames, depth + 1) for key, item in value.items()}
+    if type(value) is int:
+        return _read_int(value, path)
+    if value is None or type(value) in (bool, float, str):
+        return value
+    raise SchemaError(path, f"expected a string, a number, true or false, a list or a table, got {shown(value)}")
+
+
+def _read_int(value: int, path: str) -> int:
+    if not -(1 << 63) <= value < 1 << 63:
+        raise SchemaError(path, f"expected a whole number of at most 64 bits, got {shown(value)}")
+    return value
+
+
 def _scalar_reader(kind: Any) -> Reader:
     def read(value: Any, path: str, frames: Optional[FrameReader]) -> Any:
+        if type(value) is int and kind is int:
+            return _read_int(value, path)
         if type(value) is kind:
             return value
         if kind is float and type(value) is int:
             return float(value)
-        raise SchemaError(path, f"expected {describe(kind)}, got {_came(value)}")
+        raise SchemaError(path, f"expected {describe(kind)}, got {shown(value)}")
 
     return read
 
@@ -128,12 +155,12 @@ def _dataclass_reader(cls: Any) -> Reader:
 
     def read(value: Any, path: str, frames: Optional[FrameReader]) -> Any:
         if not isinstance(value, dict):
-            raise SchemaError(path, f"expected a table, got {_came(value)}")
+            raise SchemaError(path, f"expected a table, got {shown(value)}")
         prefix = f"{path}." if path else ""
         found: Dict[str, Any] = {}
         for key, item in value.items():
             if key not in readers:
-                raise SchemaError(f"{prefix}{key}", f"unknown key{nearest(str(key), readers)}")
+                raise SchemaError(f"{prefix}{key}", f"unknown key{nearest(str(key)[:_SHOWN_PATH], readers)}")
             found[key] = readers[key](item, prefix + key, frames)
         for name in required:
             if name not in found:
@@ -163,7 +190,7 @@ def _union_reader(arguments: Tuple[Any, ...]) -> Reader:
             except SchemaError as error:
                 if error.path != path:
                     raise
-        raise SchemaError(path, f"expected {describe(Union[arguments])}, got {_came(value)}")
+        raise SchemaError(path, f"expected {describe(Union[arguments])}, got {shown(value)}")
 
     return read
 
@@ -173,7 +200,7 @@ def _literal_reader(allowed: Tuple[Any, ...]) -> Reader:
         for item in allowed:
             if type(value) is type(item) and value == item:
                 return item
-        raise SchemaError(path, f"expected {' or '.join(repr(item) for item in allowed)}, got {_came(value)}")
+        raise SchemaError(path, f"expected {' or '.join(repr(item) for item in allowed)}, got {shown(value)}")
 
     return read
 
@@ -183,7 +210,7 @@ def _sequence_reader(annotation: Any, kind: Any) -> Reader:
 
     def read(value: Any, path: str, frames: Optional[FrameReader]) -> Any:
         if not isinstance(value, list):
-            raise SchemaError(path, f"expected a list, got {_came(value)}")
+            raise SchemaError(path, f"expected a list, got {shown(value)}")
         items: List[Any] = [item_reader(item, f"{path}[{index}]", frames) for index, item in enumerate(value)]
         return tuple(items) if kind is tuple else items
 
@@ -195,7 +222,7 @@ def _fixed_tuple_reader(arguments: Tuple[Any, ...]) -> Reader:
 
     def read(value: Any, path: str, frames: Optional[FrameReader]) -> Any:
         if not isinstance(value, list) or len(value) != len(readers):
-            raise SchemaError(path, f"expected a list of {len(readers)}, got {_came(value)}")
+            raise SchemaError(path, f"expected a list of {len(readers)}, got {shown(value)}")
         return tuple(item(each, f"{path}[{index}]", frames) for index, (item, each) in enumerate(zip(readers, value)))
 
     return read
@@ -206,11 +233,11 @@ def _dict_reader(annotation: Any) -> Reader:
 
     def read(value: Any, path: str, frames: Optional[FrameReader]) -> Any:
         if not isinstance(value, dict):
-            raise SchemaError(path, f"expected a table, got {_came(value)}")
+            raise SchemaError(path, f"expected a table, got {shown(value)}")
         found: Dict[str, Any] = {}
         for key, item in value.items():
             if not isinstance(key, str):
-                raise SchemaError(path, f"a key is a string, got {_came(key)}")
+                raise SchemaError(path, f"a key is a string, got {shown(key)}")
             found[key] = item_reader(item, f"{path}.{key}" if path else key, frames)
         return found
 

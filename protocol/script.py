@@ -77,7 +77,11 @@ def trim_traceback(error: BaseException, folder: Path) -> str:
     inside = [index for index, frame in enumerate(frames) if _is_below(frame.filename, folder)]
     if inside:
         frames = traceback.StackSummary.from_list(frames[inside[0] :])
-    lines = ["Traceback (most recent call last):\n", *frames.format(), *traceback.format_exception_only(type(error), error)]
+    lines = [
+        "Traceback (most recent call last):\n",
+        *frames.format(),
+        *traceback.format_exception_only(type(error), error),
+    ]
     return "".join(lines)
 
 

@@ -59,21 +59,24 @@ def send(socket: "zmq.Socket[bytes]", message: Message, identity: str = "") -> N
 
 def receive(socket: "zmq.Socket[bytes]") -> Message:
     """Wait for one message on a DEALER and return it."""
-    return decode(_buffers(socket))
+    return _decode(_buffers(socket))
 
 
 def receive_from(socket: "zmq.Socket[bytes]") -> "tuple[str, Message | ProtocolError]":
     """Return the sender's identity and its message, or the ProtocolError that its bytes are."""
     frames = _buffers(socket)
-    identity = bytes(memoryview(frames[0])).decode("utf-8", "replace")
+    identity = bytes(frames[0]).decode("utf-8", "replace")
     try:
-        return identity, decode(frames[1:])
+        return identity, _decode(frames[1:])
     except ProtocolError as error:
         return identity, error
 
 
 def _buffers(socket: "zmq.Socket[bytes]") -> List[memoryview]:
-    frames = socket.recv_multipart(copy=False)
+    return [frame.buffer for frame in socket.recv_multipart(copy=False)]
+
+
+def _decode(frames: List[memoryview]) -> Message:
     if len(frames) > MAX_FRAMES:
         raise ProtocolError(f"a message of {len(frames)} frames came, more than {MAX_FRAMES}")
-    return [frame.buffer for frame in frames]
+    return decode(frames)

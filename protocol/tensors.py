@@ -7,11 +7,12 @@ a large one has a frame of its own, so that it is sent without another copy.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from stepalign.protocol.errors import ProtocolError
+from stepalign.protocol.errors import ProtocolError, shown
 
 DTYPES: Dict[str, "np.dtype[Any]"] = {
     name: np.dtype(name).newbyteorder("<")
@@ -87,9 +88,7 @@ class FrameReader:
         """
         index, offset, name, shape = self._check(header, path)
         dtype = DTYPES[name]
-        count = 1
-        for length in shape:
-            count *= length
+        count = math.prod(shape)
         size_bytes = count * dtype.itemsize
         frame = memoryview(self._frames[index]).cast("B")
         available = frame.nbytes - offset
@@ -99,7 +98,7 @@ class FrameReader:
             )
         self._used.add(index)
         if not count:
-            array = np.empty(shape, dtype)
+            array = _empty(shape, dtype, path)
         else:
             array = np.frombuffer(frame, dtype, count, offset).reshape(shape)
             if not array.flags.aligned:
@@ -115,20 +114,29 @@ class FrameReader:
 
     def _check(self, header: Any, path: str) -> Tuple[int, int, str, Tuple[int, ...]]:
         if not (isinstance(header, list) and len(header) == 4):
-            raise ProtocolError(f"{path}: expected an array header [frame, offset, dtype, shape], got {str(header)[:80]}")
+            raise ProtocolError(
+                f"{path}: expected an array header [frame, offset, dtype, shape], got {shown(header)}"
+            )
         index, offset, name, shape = header
         if type(index) is not int or not 0 <= index < len(self._frames):
-            raise ProtocolError(f"{path}: frame {str(index)[:40]} is not one of the {len(self._frames)} received")
+            raise ProtocolError(f"{path}: frame {shown(index)} is not one of the {len(self._frames)} received")
         if type(offset) is not int or offset < 0 or offset % ALIGNMENT:
-            raise ProtocolError(f"{path}: offset {str(offset)[:40]} is not a multiple of {ALIGNMENT}")
+            raise ProtocolError(f"{path}: offset {shown(offset)} is not a multiple of {ALIGNMENT}")
         if not isinstance(name, str) or name not in DTYPES:
-            raise ProtocolError(f"{path}: dtype {str(name)[:40]!r} is not one of {', '.join(DTYPES)}")
+            raise ProtocolError(f"{path}: dtype {shown(name)} is not one of {', '.join(DTYPES)}")
         if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
-            raise ProtocolError(f"{path}: a shape is a list of at most {MAX_DIMENSIONS} lengths, got {str(shape)[:80]}")
+            raise ProtocolError(f"{path}: a shape is a list of at most {MAX_DIMENSIONS} lengths, got {shown(shape)}")
         for length in shape:
             if type(length) is not int or not 0 <= length < 1 << 48:
-                raise ProtocolError(f"{path}: {str(length)[:40]} is not a length of a dimension")
+                raise ProtocolError(f"{path}: {shown(length)} is not a length of a dimension")
         return index, offset, name, tuple(shape)
+
+
+def _empty(shape: Tuple[int, ...], dtype: "np.dtype[Any]", path: str) -> np.ndarray:
+    try:
+        return np.empty(shape, dtype)
+    except ValueError as error:
+        raise ProtocolError(f"{path}: {list(shape)} is not a shape: {error}") from None
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -1,8 +1,8 @@
 """Opens a report.html in headless Chromium and says what is wrong with it; leaves screenshots to look at.
 
-Checked in light and dark, at phone and desktop width: no console error or warning, no exception, no request but for the
-file itself, all charts drawn, nothing wider than the window, details on hover. Needs a Chromium; nothing of Python's but
-the standard library: the browser is spoken to through its debugging pipe.
+Checked in light and dark, at phone and desktop width: no console error or warning, no exception, no request but for
+the file itself, all charts drawn, nothing wider than the window, details on hover. Needs a Chromium, and nothing of
+Python's but the standard library: the browser is spoken to through its debugging pipe.
 
     python scripts/check_report.py runs/digits-20260101-120000/report.html --screenshots /tmp/shots
 """
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,9 @@ def open_browser(path: str) -> Iterator[Browser]:
     we_read, browser_writes = os.pipe()
     with tempfile.TemporaryDirectory(prefix="check-report-", ignore_cleanup_errors=True) as profile:
         arguments = [
-            path, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-            "--disable-component-update", "--disable-dev-shm-usage", f"--user-data-dir={profile}", "--remote-debugging-pipe",
+            path, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe",
+            f"--user-data-dir={profile}",
         ]  # fmt: skip
         # The pipe's ends must be 3 and 4 in the browser: a shell puts them there.
         shell = ["sh", "-c", f'exec "$@" 3<&{browser_reads} 4>&{browser_writes}', "sh", *arguments]
@@ -122,10 +123,8 @@ def open_browser(path: str) -> Iterator[Browser]:
         finally:
             os.close(we_write)
             os.close(we_read)
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
 
 
@@ -140,7 +139,7 @@ def check_view(browser: Browser, report: Path, scheme: str, width: str, screensh
     if not browser.wait_for("document.readyState === 'complete'", DRAWN_S):
         return [f"not loaded within {DRAWN_S:.0f} s"]
     if browser.value("document.getElementById('charts') !== null"):
-        if browser.wait_for("document.documentElement.dataset.drawn === 'yes'", DRAWN_S):
+        if browser.wait_for("document.documentElement?.dataset.drawn === 'yes'", DRAWN_S):
             problems += _check_charts(browser)
         else:
             problems.append(f"charts not drawn within {DRAWN_S:.0f} s")
@@ -159,23 +158,29 @@ def check_view(browser: Browser, report: Path, scheme: str, width: str, screensh
 def _check_charts(browser: Browser) -> list[str]:
     problems = []
     empty = browser.value(
-        "[...document.querySelectorAll('.chart')].filter(place => !place.querySelector('svg.main-svg')).map(place => place.id)"
+        "[...document.querySelectorAll('.chart')].filter(place => !place.querySelector('svg.main-svg'))"
+        ".map(place => place.id)"
     )
     problems += [f"chart {name} is empty" for name in empty]
     if browser.value("document.querySelector('.modebar-btn[data-title*=\"hare\"]') !== null"):
         problems.append("a button offers to share the chart with a server")
     for name in browser.value("[...document.querySelectorAll('.chart')].map(place => place.id)"):
         browser.value(f"document.getElementById('{name}').scrollIntoView({{block: 'center'}})")
-        x, y = browser.value(
-            f"(() => {{ const box = document.querySelector('#{name} .nsewdrag').getBoundingClientRect();"
-            " return [box.x + Math.min(box.width, innerWidth - box.x) * 0.62, box.y + 10]; })()"
-        )
-        for offset in (3, 0):
-            browser.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x + offset, y=y)
-        if not browser.wait_for(f"document.querySelector('#{name} .hoverlayer').textContent !== ''", 3.0):
+        if not any(_shows_details(browser, name, part) for part in (0.6, 0.03)):
             problems.append(f"chart {name}: no details on hover")
     browser.value("scrollTo(0, 0)")
     return problems
+
+
+def _shows_details(browser: Browser, name: str, part: float) -> bool:
+    """Move the pointer to the top of a chart, ``part`` of its width from the left; say whether details come up."""
+    x, y = browser.value(
+        f"(() => {{ const box = document.querySelector('#{name} .nsewdrag').getBoundingClientRect();"
+        f" return [box.x + Math.min(box.width, innerWidth - box.x) * {part}, box.y + 10]; }})()"
+    )
+    for offset in (3, 0):
+        browser.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x + offset, y=y)
+    return browser.wait_for(f"document.querySelector('#{name} .hoverlayer').textContent !== ''", 2.0)
 
 
 def _complaints(events: list[dict[str, Any]], report: Path) -> list[str]:

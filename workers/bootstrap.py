@@ -6,6 +6,7 @@ the coordinator is the end of this process group, and the other framework cannot
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -38,6 +39,7 @@ def main() -> NoReturn:
         sys.exit(EXIT_MISSING_PACKAGE)
     client = Client(endpoint, role, framework, os.environ["STEPALIGN_STATUS"])
     code = runtime.serve(client, framework)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a script may have closed or replaced them
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

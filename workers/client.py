@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Callable, Dict, Optional
 
 import numpy as np
 import zmq
@@ -24,11 +24,15 @@ from stepalign.protocol.status import StatusWriter
 
 @dataclass(frozen=True)
 class StateAccess:
-    """How the client reads and writes what is trained: weights and buffers together, and the optimizer's state."""
+    """How the client reads and writes what is trained: weights and buffers together, and the optimizer's state.
+
+    ``share_dropout`` takes the names of places for shared masks; None where each side draws its own.
+    """
 
     read_tensors: Callable[[], Named]
     write_tensors: Callable[[Named], None]
     write_optimizer_state: Callable[[Named], None]
+    share_dropout: Optional[Callable[[Dict[str, str]], None]] = None
 
 
 class Client:
@@ -71,6 +75,7 @@ class Client:
             if isinstance(message, messages.Finish):
                 return None
             self.send(self._answer(message))
+            self.status.leave_step()
 
     def report(self, result: messages.StepResult) -> None:
         """Report a finished step."""
@@ -98,10 +103,11 @@ class Client:
             self._access.write_tensors(message.tensors)
             self._access.write_optimizer_state(message.optimizer_state)
             return messages.StateLoaded()
+        if isinstance(message, messages.ShareDropout) and self._access.share_dropout is not None:
+            self._access.share_dropout(dict(message.places))
+            return messages.DropoutShared()
         raise ProtocolError(f"{type(message).__name__} is not a request to a worker that trains")
 
 
 def _same_bytes(sent: np.ndarray, held: np.ndarray) -> bool:
     return sent.dtype == held.dtype and sent.shape == held.shape and sent.tobytes() == held.tobytes()
-
-

@@ -11,8 +11,9 @@ import platform
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 
@@ -24,9 +25,11 @@ from stepalign.protocol.tensors import digest
 from stepalign.workers import isolation, jitter
 from stepalign.workers.capture import Capture, Settings
 from stepalign.workers.client import Client, StateAccess
+from stepalign.workers.dropout import SharedMasks
 from stepalign.workers.training import Training
 
 EXIT_FAILED = 70
+_KEPT_TEXT = 1 << 14
 _TURNS = ((CaseError, "case"), (EnvironmentFailure, "environment"), (ProtocolError, "protocol"))
 
 
@@ -44,7 +47,7 @@ def serve(client: Client, framework: str) -> int:
             _serve_training(client, twin, framework, configuration)
         client.send(messages.Finished())
         return 0
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
+    except BaseException as error:
         client.send(failure_of(error, client))
         traceback.print_exc()
         return EXIT_FAILED
@@ -63,14 +66,23 @@ def failure_of(error: BaseException, client: Client) -> messages.Failed:
         own = turn != "worker"
         text = str(error) if own else f"{type(error).__name__}: {error}"
         trimmed = "" if own else "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return messages.Failed(turn, client.status.phase, client.status.step, text, trimmed)  # type: ignore[arg-type]
+    return messages.Failed(turn, client.status.phase, client.status.step, _sendable(text), _sendable(trimmed))  # type: ignore[arg-type]
+
+
+def _sendable(text: str) -> str:
+    """Return ``text`` as UTF-8 can carry it, its middle left out where it is very long."""
+    if len(text) > 2 * _KEPT_TEXT:
+        text = f"{text[:_KEPT_TEXT]}\n... {len(text) - 2 * _KEPT_TEXT} characters left out ...\n{text[-_KEPT_TEXT:]}"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def import_twin(framework: str) -> Any:
     """Import the framework and return its twin's adapter. Raises EnvironmentFailure if the framework does not import."""
     module = isolation.IMPORT_NAMES[framework]
     try:
-        importlib.import_module(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(module)
     except Exception as error:
         raise EnvironmentFailure(
             f"{sys.executable} cannot import {module}: {type(error).__name__}: {error}. "
@@ -133,6 +145,9 @@ def _serve_schedule(client: Client, twin: Any, framework: str, configuration: me
 
 
 def _serve_training(client: Client, twin: Any, framework: str, configuration: messages.Configure) -> None:
+    masks = SharedMasks(configuration.seed) if configuration.dropout == "shared" else None
+    if masks is not None:
+        twin.replace_dropout(masks)
     training = build_training(twin, configuration)
     model, optimizer = training.model, training.optimizer
     client.send(messages.Ready(_facts(twin, framework, configuration.device), declare(twin, training)))
@@ -141,6 +156,7 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
             read_tensors=lambda: {**twin.read_parameters(model), **twin.read_buffers(model)},
             write_tensors=lambda arrays: twin.write_tensors(model, arrays),
             write_optimizer_state=lambda arrays: twin.write_optimizer_state(optimizer, model, arrays),
+            share_dropout=None if masks is None else lambda places: twin.follow_modules(model, masks, places),
         )
     )
     folder = Path(configuration.folder)
@@ -151,7 +167,7 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
             return
         if configuration.jitter:
             twin.write_tensors(model, jitter.move_half(twin.read_parameters(model), batch.step))
-        client.report(run_step(client, twin, framework, training, batch, folder))
+        client.report(run_step(client, twin, framework, training, batch, folder, masks))
 
 
 def build_training(twin: Any, configuration: messages.Configure) -> Training:
@@ -181,15 +197,25 @@ def declare(twin: Any, training: Training) -> Declaration:
 
 
 def run_step(
-    client: Client, twin: Any, framework: str, training: Training, batch: messages.Batch, folder: Path
+    client: Client,
+    twin: Any,
+    framework: str,
+    training: Training,
+    batch: messages.Batch,
+    folder: Path,
+    masks: Optional[SharedMasks] = None,
 ) -> messages.StepResult:
-    """Train on one batch and return what was asked for."""
+    """Train on one batch and return what was asked for; dropout draws from ``masks`` if there are any."""
     client.status.enter("batch", batch.step)
+    enter = client.status.enter
+    if masks is not None:
+        enter = _telling(masks, enter)
+        masks.begin_step(batch.step)
     started = time.perf_counter()
     tensors: Dict[str, Any] = {name: twin.from_numpy(array) for name, array in batch.arrays.items()}
     capture = Capture(frozenset(batch.kinds), batch.activations)
     outcome = call_script(
-        f"step {batch.step}", folder, lambda: twin.train_step(training, tensors, capture, client.status.enter)
+        f"step {batch.step}", folder, lambda: twin.train_step(training, tensors, capture, enter)
     )
     return messages.StepResult(
         step=batch.step,
@@ -199,4 +225,15 @@ def run_step(
         tensors=outcome.tensors,
         other_frameworks_loaded=isolation.loaded_frameworks_besides(framework),
         seconds=time.perf_counter() - started,
+        masks={} if masks is None else masks.drawn,
     )
+
+
+def _telling(masks: SharedMasks, enter: Callable[[str], None]) -> Callable[[str], None]:
+    """Return ``enter`` such that ``masks`` is told of each phase too."""
+
+    def both(phase: str) -> None:
+        masks.enter_phase(phase)
+        enter(phase)
+
+    return both

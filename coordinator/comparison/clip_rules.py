@@ -21,10 +21,11 @@ def predict_clip(
 ) -> dict[str, Float64Array]:
     """Return the clipped gradients, float64, by the same names.
 
-    type: ``clip_grad_norm_`` (torch: one factor max_norm / (norm + 1e-6), at most 1; ``norm_type`` 2 or another p or inf),
-    ``ClipGradByGlobalNorm`` (paddle: max_norm / max(norm, max_norm), within each of ``groups`` where given, as paddle does
-    with parameter groups), ``ClipGradByNorm`` (each tensor by its own norm), ``clip_value`` (each element to
-    [min, max], or +-max). params: ``max_norm`` and ``norm_type``, or ``max`` and ``min``. Raises ValueError for another type.
+    type: ``clip_grad_norm_`` (torch: one factor max_norm / (norm + 1e-6), at most 1; ``norm_type`` any p or inf),
+    ``ClipGradByGlobalNorm`` (paddle: max_norm / max(norm, max_norm), within each of ``groups`` where given, as paddle
+    does with parameter groups), ``ClipGradByNorm`` (each tensor by its own norm), ``clip_value`` (each element to
+    [min, max], or +-max). params: ``max_norm`` and ``norm_type``, or ``max`` and ``min``. Raises ValueError for
+    another type.
     """
     hyper = Hyperparameters(params)
     values = {name: np.asarray(gradient, dtype=np.float64) for name, gradient in gradients.items()}

@@ -93,7 +93,10 @@ class StepJudge:
         self._state_before = state
         if after[0] and after[1]:
             self._drift = relative_drift(after, raw, self._noise_floor(raw[0]))
-            self._before = ({**self._before[0], **after[0], **buffers[0]}, {**self._before[1], **after[1], **buffers[1]})
+            self._before = (
+                {**self._before[0], **after[0], **buffers[0]},
+                {**self._before[1], **after[1], **buffers[1]},
+            )
         else:
             self._before = ({}, {})
         return StepJudgement(pair.step, tuple(comparisons), tuple(known), self._drift)
@@ -101,7 +104,11 @@ class StepJudge:
     def _judge_batch(self, pair: StepPair) -> Comparison:
         digests = (pair.reference.batch_digest, pair.candidate.batch_digest)
         passed = digests == (pair.batch_digest, pair.batch_digest)
-        reason = "" if passed else f"sent {pair.batch_digest[:12]}, torch saw {digests[0][:12]}, paddle saw {digests[1][:12]}"
+        reason = (
+            ""
+            if passed
+            else f"sent {pair.batch_digest[:12]}, torch saw {digests[0][:12]}, paddle saw {digests[1][:12]}"
+        )
         return Comparison(pair.step, "batch", "batch", "batch", passed, reason=reason, exact=True)
 
     def _judge_rates(self, pair: StepPair) -> List[Comparison]:
@@ -130,7 +137,9 @@ class StepJudge:
             theirs = f"{paths.get(module, module)}{mark}{rest}"
             rtol, atol = self._allowance("activation", array, 0.0)
             found.append(
-                compare_values(pair.step, "activation", path, theirs, array, paddle.get(theirs), rtol, atol, self._allow_nonfinite)
+                compare_values(
+                    pair.step, "activation", path, theirs, array, paddle.get(theirs), rtol, atol, self._allow_nonfinite
+                )
             )
         return found
 
@@ -151,7 +160,9 @@ class StepJudge:
         explained = factor != 1.0 and not self._strict
         if recognised is not None:
             known.append(recognised)
-        candidate = {name: (array / factor).astype(array.dtype) for name, array in used[1].items()} if explained else used[1]
+        candidate = (
+            {name: (array / factor).astype(array.dtype) for name, array in used[1].items()} if explained else used[1]
+        )
         largest_used = max((_magnitude(array) for array in used[0].values()), default=0.0)
         for name in self._backward_order(used):
             item = self._judge_gradient(step, name, (used[0], candidate), largest_used)
@@ -164,7 +175,14 @@ class StepJudge:
         if (array is None) != (other is None):
             present = array if array is not None else other
             if present is not None and not np.any(present):
-                return Comparison(step, "gradient", name, self._names.paddle_name(name), True, reason="zero on one side, none on the other")
+                return Comparison(
+                    step,
+                    "gradient",
+                    name,
+                    self._names.paddle_name(name),
+                    True,
+                    reason="zero on one side, none on the other",
+                )
         rtol, atol = self._allowance("gradient", array, largest)
         return self._compare("gradient", step, name, pair, rtol, atol)
 
@@ -224,17 +242,28 @@ class StepJudge:
             if recognised is not None:
                 known.append(recognised)
                 item = Comparison(
-                    step, "buffer", item.torch_name, item.paddle_name, True, rtol, atol, item.measures, recognised.evidence
+                    step,
+                    "buffer",
+                    item.torch_name,
+                    item.paddle_name,
+                    True,
+                    rtol,
+                    atol,
+                    item.measures,
+                    recognised.evidence,
                 )
             found.append(item)
         return found
 
     def _known_buffer(self, name: str, buffers: Tuple[Arrays, Arrays], atol: float) -> Optional[KnownDifference]:
         momentum = self._momenta.get(name)
-        arrays = [self._before[0].get(name), buffers[0].get(name), self._before[1].get(name), buffers[1].get(name)]
-        if not isinstance(momentum, (int, float)) or any(item is None for item in arrays):
+        sides = (self._before[0], buffers[0], self._before[1], buffers[1])
+        if not isinstance(momentum, (int, float)) or any(name not in side for side in sides):
             return None
-        return batch_norm_running_variance(name, *arrays, float(momentum), 2 * atol)  # type: ignore[arg-type]
+        torch_before, torch_after, paddle_before, paddle_after = (side[name] for side in sides)
+        return batch_norm_running_variance(
+            name, torch_before, torch_after, paddle_before, paddle_after, float(momentum), 2 * atol
+        )
 
     def _compare(
         self, kind: str, step: int, name: str, pair: Tuple[Arrays, Arrays], rtol: float = 0.0, atol: float = 0.0
@@ -285,7 +314,9 @@ class StepJudge:
             self._names.canonical("paddle", sides[1].tensors.get(kind, {})),
         )
 
-    def _used_gradients(self, sides: Tuple[StepResult, StepResult], raw: Tuple[Arrays, Arrays]) -> Tuple[Arrays, Arrays]:
+    def _used_gradients(
+        self, sides: Tuple[StepResult, StepResult], raw: Tuple[Arrays, Arrays]
+    ) -> Tuple[Arrays, Arrays]:
         changed = self._canonical(sides, "used_gradient")
         return (
             {**raw[0], **changed[0]} if changed[0] else raw[0],
@@ -335,7 +366,10 @@ def suspects(values: Comparison, pair: Tuple[Arrays, Arrays]) -> np.ndarray:
 
 
 def _under(name: str, slots: Tuple[Arrays, Arrays]) -> Tuple[Arrays, Arrays]:
-    return ({f"{name}/{slot}": array for slot, array in slots[0].items()}, {f"{name}/{slot}": array for slot, array in slots[1].items()})
+    return (
+        {f"{name}/{slot}": array for slot, array in slots[0].items()},
+        {f"{name}/{slot}": array for slot, array in slots[1].items()},
+    )
 
 
 def pair_groups(names: NameMap, torch: Declaration, paddle: Declaration) -> List[Tuple[int, int, float]]:
@@ -350,7 +384,11 @@ def pair_groups(names: NameMap, torch: Declaration, paddle: Declaration) -> List
         if piece.torch.tensor in ours and piece.paddle.tensor in theirs:
             factor = paddle.optimizer.effective.get(piece.paddle.tensor, {}).get("lr_multiplier", 1.0)
             own = torch.optimizer.effective.get(piece.torch.tensor, {}).get("lr_multiplier", 1.0)
-            quotient = float(factor) / float(own) if isinstance(factor, (int, float)) and isinstance(own, (int, float)) else 1.0
+            quotient = (
+                float(factor) / float(own)
+                if isinstance(factor, (int, float)) and isinstance(own, (int, float))
+                else 1.0
+            )
             pairs[ours[piece.torch.tensor], theirs[piece.paddle.tensor], quotient] = None
     if not pairs:
         count = max(len(torch.optimizer.groups), len(paddle.optimizer.groups), 1)

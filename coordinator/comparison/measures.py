@@ -70,14 +70,19 @@ def _flat(array: np.ndarray) -> np.ndarray:
 
 
 def _same_bytes(reference: np.ndarray, candidate: np.ndarray) -> bool:
-    return memoryview(reference).cast("B") == memoryview(candidate).cast("B")
+    return bool(np.array_equal(reference.view(np.uint8), candidate.view(np.uint8)))
 
 
 def _equal(flat: np.ndarray) -> Measures:
     nonfinite = int(flat.size - np.isfinite(flat).sum()) if flat.dtype.kind == "f" else 0
     first = float(flat[0])
     return Measures(
-        flat.size, index=(), reference=first, candidate=first, reference_nonfinite=nonfinite, candidate_nonfinite=nonfinite
+        flat.size,
+        index=(),
+        reference=first,
+        candidate=first,
+        reference_nonfinite=nonfinite,
+        candidate_nonfinite=nonfinite,
     )
 
 

@@ -22,7 +22,9 @@ def compare_rates(torch: np.ndarray, paddle: np.ndarray, tolerance: Tolerance) -
         if group >= torch.shape[1] or group >= paddle.shape[1]:
             lacking = "torch" if group >= torch.shape[1] else "paddle"
             reason = f"the {lacking} side has {min(torch.shape[1], paddle.shape[1])} groups, the other {max(torch.shape[1], paddle.shape[1])}"
-            found.append(Comparison(0, "lr", name, name, False, tolerance.rtol, tolerance.atol, None, reason, exact=True))
+            found.append(
+                Comparison(0, "lr", name, name, False, tolerance.rtol, tolerance.atol, None, reason, exact=True)
+            )
             continue
         ours, theirs = torch[:, group], paddle[:, group]
         atol = max(tolerance.atol, 1e-15 * float(np.max(np.abs(ours), initial=0.0)))
@@ -44,5 +46,3 @@ def failing_steps(torch: np.ndarray, paddle: np.ndarray, rtol: float, atol: floa
 def as_lists(rates: np.ndarray) -> List[List[float]]:
     """Return [steps, groups] as lists of Python floats."""
     return [[float(rate) for rate in row] for row in rates]
-
-

@@ -104,7 +104,7 @@ class Inputs:
         correction: Float64Array | None = None,
         **counts: float,
     ) -> Prediction:
-        """Return the prediction: ``update`` is subtracted, ``state`` holds (value, scale) by slot, ``counts`` scalar slots."""
+        """Return the prediction: ``update`` is subtracted, ``state`` holds (value, scale), ``counts`` scalar slots."""
         values = {name: value for name, (value, _) in state.items()}
         values.update({name: np.asarray(value, dtype=np.float64) for name, value in counts.items()})
         scales = {name: size for name, (_, size) in state.items()}

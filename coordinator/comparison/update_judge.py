@@ -145,7 +145,9 @@ class UpdateJudge:
         before, gradient, after = (np.asarray(array) for array in arrays)
         if not (before.shape == gradient.shape == after.shape) or not np.isfinite(gradient).all():
             return None
-        multiplier = self._hyper[side].get(piece.slot("torch" if side == 0 else "paddle").tensor, {}).get("lr_multiplier", 1.0)
+        multiplier = (
+            self._hyper[side].get(piece.slot("torch" if side == 0 else "paddle").tensor, {}).get("lr_multiplier", 1.0)
+        )
         lr = step.lr[side][group] * (float(multiplier) if isinstance(multiplier, (int, float)) else 1.0)
         return judge_update(
             self._specs[0].type,
@@ -164,7 +166,9 @@ class UpdateJudge:
 def hyperparameters(spec: OptimizerSpec) -> Dict[str, Dict[str, Scalar]]:
     """Return each parameter's hyper-parameters: its group's, with what really holds for it on top."""
     return {
-        name: {**group.hyperparameters, **spec.effective.get(name, {})} for group in spec.groups for name in group.parameters
+        name: {**group.hyperparameters, **spec.effective.get(name, {})}
+        for group in spec.groups
+        for name in group.parameters
     }
 
 
@@ -187,7 +191,9 @@ def _take(array: np.ndarray, chosen: Optional[np.ndarray]) -> np.ndarray:
     return array if chosen is None or not array.ndim else np.ravel(array)[chosen]
 
 
-def _slots(state: Mapping[str, Mapping[str, np.ndarray]], name: str, chosen: Optional[np.ndarray]) -> Dict[str, np.ndarray]:
+def _slots(
+    state: Mapping[str, Mapping[str, np.ndarray]], name: str, chosen: Optional[np.ndarray]
+) -> Dict[str, np.ndarray]:
     return {slot: _take(array, chosen) for slot, array in state.get(name, {}).items()}
 
 

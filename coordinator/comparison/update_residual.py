@@ -3,8 +3,9 @@
 Allowed are: the roundings of the parameter itself, in ULPs; a few epsilons of the terms that made the update; and
 what frameworks are known to do to hyper-parameters. paddle's kernels keep hyper-parameters as float32 in float64 models
 too (paddle 3.3.1), and powers of the betas in the parameter's precision, which scales a whole tensor's update by one
-factor close to 1. Measured over 50 steps, six gradient regimes and 15 optimizers on both frameworks, correct updates
-stay below a third of what is allowed here.
+factor close to 1. Measured over 50 steps, six gradient regimes and 16 optimizers on both frameworks, in float32 and
+float64 (torch 2.13.0, paddle 3.3.1, CPU): a correct parameter uses at most 0.97 of what is allowed here, a slot judged
+with its rounded hyper-parameters 0.6; most of it is the half ULP that rounding may always take.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _SCALAR_SLOTS = frozenset({"step", "mu_product", "eta"})
 class UpdateResidual:
     """What is left of an array after its prediction is taken out.
 
-    ``worst`` is the greatest quotient of residual and allowance, ``index`` where it is (with ``predicted``, ``actual``
-    and ``allowed`` there), ``outside`` the share of elements above 1. ``rel_l2_of_update`` is the residual's L2 norm over the
+    ``worst`` is the greatest quotient of residual and allowance, ``index`` where it is (with ``predicted``, ``actual``,
+    ``allowed``), ``outside`` the share of elements above 1. ``rel_l2_of_update`` is the residual's L2 norm over the
     predicted update's. ``factor`` is what one common factor on the update explained. ``drift`` is the residual's
     projection on the parameter (a missing decay of lr * wd shows as it long before any element does).
     """
@@ -59,8 +60,8 @@ class UpdateResidual:
 @dataclass(frozen=True)
 class UpdateJudgement:
     """One parameter's step on one side against the rule. ``variant`` names the known rounding of hyper-parameters that
-    made it fit (``float32_hyperparameters``, ``float32_weight_decay``, ``float32_betas``, ``float32_scalars``), empty where
-    none was needed. ``missing_slots`` are slots that the rule keeps and the side does not: it runs another rule.
+    made it fit (``float32_hyperparameters``, ``float32_weight_decay``, ``float32_betas``, ``float32_scalars``), empty
+    where none was needed. ``missing_slots`` are slots that the rule keeps and the side does not: it runs another rule.
     """
 
     parameter: UpdateResidual
@@ -307,9 +308,7 @@ def _judge(
         )
 
 
-def _common_factor(
-    predicted: Prediction, after: np.ndarray, before: np.ndarray, slack: float, dtype: str
-) -> float:
+def _common_factor(predicted: Prediction, after: np.ndarray, before: np.ndarray, slack: float, dtype: str) -> float:
     """Return the one relative factor on the update that fits best, within ``slack``; 0 where none is needed."""
     if slack == 0.0:
         return 0.0

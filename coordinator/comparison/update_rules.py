@@ -5,8 +5,8 @@ O(lr). Judging each side's update *given its own inputs* is free of that noise. 
 (torch 2.13, ``torch/optim/<rule>.py``, ``_single_tensor_<rule>``); keys that torch has no name for describe how
 another framework differs from them:
 
-- ``eps_inside_sqrt`` (True, or the epsilon there in place of ``eps``), ``lr_in_velocity`` (RMSprop): paddle's kernel; ``eps_on_norm`` (Adamax): paddle's
-  ``max(|g|, beta2 * u + eps)``;
+- ``eps_inside_sqrt`` (True, or the epsilon there in place of ``eps``), ``lr_in_velocity`` (RMSprop): paddle's kernel;
+- ``eps_on_norm`` (Adamax): paddle's ``max(|g|, beta2 * u + eps)``;
 - ``bias_correction`` False, ``eps_before_correction`` (eps added to sqrt(v) before its correction, the old
   transformers AdamW), ``correction_offset`` (steps that the correction runs ahead) for the Adam family;
 - ``correction_beta1``, ``correction_beta2``: betas of the bias correction where they differ from the moments';
@@ -104,7 +104,9 @@ class _Moments:
         return {"moment1": (self.first, self.first_scale), "moment2": (self.second, self.second_scale)}
 
 
-def _average(old: Float64Array, new: Float64Array, size: Float64Array, beta: float) -> tuple[Float64Array, Float64Array]:
+def _average(
+    old: Float64Array, new: Float64Array, size: Float64Array, beta: float
+) -> tuple[Float64Array, Float64Array]:
     """Return beta * old + (1 - beta) * new and the sum of the absolute terms, ``size`` being the terms behind new."""
     return beta * old + (1.0 - beta) * new, np.abs(beta * old) + (1.0 - beta) * size
 
@@ -168,9 +170,7 @@ def _nadam(x: Inputs) -> Prediction:
     scale = (of_gradient * x.gradient_scale + of_moment * moments.first_scale) / denominator
     scale = _with_uncertain_root(scale, moments.second, moments.second_scale)
     direction = _known(update * root / denominator)
-    return x.finish(
-        update, scale, moments.state(), roundings=2, correction=direction, mu_product=product, step=t
-    )
+    return x.finish(update, scale, moments.state(), roundings=2, correction=direction, mu_product=product, step=t)
 
 
 def _radam(x: Inputs) -> Prediction:
@@ -182,9 +182,7 @@ def _radam(x: Inputs) -> Prediction:
     length = longest - 2.0 * t * beta2**t / (1.0 - beta2**t)
     update, scale = x.lr * moments.first / first, x.lr * moments.first_scale / first
     if length > 5.0:
-        rectifier = np.sqrt(
-            (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
-        )
+        rectifier = np.sqrt((length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length))
         factor = rectifier * np.sqrt(second) / (np.sqrt(moments.second) + eps)
         update, scale = update * factor, scale * factor
         scale = _with_uncertain_root(scale, moments.second, moments.second_scale)

@@ -11,6 +11,7 @@ from stepalign.coordinator.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.comparison.judge import pair_groups
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
+from stepalign.coordinator.diagnosis.clip_fit import explain_clipping
 from stepalign.coordinator.diagnosis.numbers import (
     explain_activation,
     explain_gradients,
@@ -20,6 +21,7 @@ from stepalign.coordinator.diagnosis.numbers import (
 from stepalign.coordinator.diagnosis.optimizer_fit import explain_updates
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.rates import explain_rates
+from stepalign.coordinator.diagnosis.update_trace import ParameterTrace
 from stepalign.coordinator.diagnosis.traces import torch_hyperparameters, update_traces
 from stepalign.coordinator.locate import Located
 from stepalign.coordinator.naming import NameMap
@@ -54,7 +56,29 @@ def explain(evidence: Evidence, failure: Comparison, located: Optional[Located])
     return rank(causes)
 
 
+def _from_nonfinite(failure: Comparison) -> List[Cause]:
+    """Name values that are not finite, on whichever side they are."""
+    measures = failure.measures
+    if measures is None or not (measures.reference_nonfinite or measures.candidate_nonfinite):
+        return []
+    counts = {"torch": measures.reference_nonfinite, "paddle": measures.candidate_nonfinite}
+    sides = [side for side, count in counts.items() if count]
+    fix = (
+        "both sides break down alike: lower the rate or mend the formula in the original, or allow it with "
+        "[compare] allow_nonfinite = true"
+        if len(sides) == 2
+        else f"find what gives NaN or infinity on the {sides[0]} side alone: a division, a log or a root of zero, an overflow, a mask of -inf"
+    )
+    codes = {"loss": "loss", "gradient": "gradient", "activation": "activation", "initial_parameter": "initial_weights"}
+    return [Cause(Category.NONFINITE, codes.get(failure.kind, "state"), 0.99, failure.reason, fix)]
+
+
 def _from_numbers(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
+    nonfinite = _from_nonfinite(failure)
+    return nonfinite or _from_finite_numbers(evidence, failure, located)
+
+
+def _from_finite_numbers(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
     kind = failure.kind
     if kind == "batch":
         return [
@@ -88,9 +112,7 @@ def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located:
     if failure.step == 0:
         causes += explain_loss(losses[0], losses[1], [_batch_size(evidence)] * len(losses[0]))
     if "as the optimizer used it" in failure.reason:
-        from stepalign.coordinator.diagnosis.clipping_fit import explain_clipping
-
-        return causes + explain_clipping(_traces(evidence), torch_hyperparameters(evidence.names, evidence.torch))
+        return causes + explain_clipping(_traces(evidence), _paddle_groups(evidence))
     pair = evidence.record.pairs.get(failure.step)
     if pair is not None:
         ours = evidence.names.canonical("torch", pair.reference.tensors.get("gradient", {}))
@@ -117,7 +139,15 @@ def _from_updates(evidence: Evidence) -> List[Cause]:
     return explain_updates(traces, hyper, evidence.torch.optimizer.type)  # type: ignore[arg-type]
 
 
-def _traces(evidence: Evidence):  # type: ignore[no-untyped-def]
+def _paddle_groups(evidence: Evidence) -> List[List[str]]:
+    """Return the canonical names of the parameters in each of paddle's groups, where it has more than one."""
+    groups = evidence.paddle.optimizer.groups
+    if len(groups) < 2:
+        return []
+    return [[piece.name for piece in evidence.names.pieces if piece.paddle.tensor in group.parameters] for group in groups]
+
+
+def _traces(evidence: Evidence) -> List[ParameterTrace]:
     return update_traces(
         evidence.names, {"torch": evidence.torch, "paddle": evidence.paddle}, evidence.initial, evidence.record.pairs
     )

@@ -1,7 +1,7 @@
 """The ways in which a port's optimizer can differ from torch's: knobs to fit and switches to flip.
 
-Each is a change to torch's rule and hyper-parameters; `optimizer_fit` tries them on paddle's numbers. Keys beginning with
-``_`` are read by the fit itself: ``_rate`` scales the rate of a parameter.
+Each is a change to torch's rule and hyper-parameters; `optimizer_fit` tries them on paddle's numbers. Keys that begin
+with ``_`` are read by the fit itself: ``_rate`` scales the rate of a parameter.
 """
 
 from __future__ import annotations
@@ -82,13 +82,15 @@ class Switch:
 
 
 def knobs(rule: str, hyper: Hyper, decays_in_use: Sequence[float]) -> list[Knob]:
-    """Return the numbers that ``rule`` depends on; ``decays_in_use`` are torch's own weight decays, good first guesses."""
+    """Return the numbers that ``rule`` depends on; ``decays_in_use`` are torch's weight decays, good first guesses."""
     reader = Hyperparameters(hyper)
     decay_grid = tuple(dict.fromkeys((*decays_in_use, *_DECAYS)))
     found = [_setting("weight_decay", decay_grid, Category.WEIGHT_DECAY, "decay_value", decays=True, cost=1.5)]
     if reader.flag("decoupled_weight_decay", rule == "AdamW"):
         found.append(
-            _setting("coupled_weight_decay", decay_grid, Category.WEIGHT_DECAY, "extra_regularizer", decays=True, cost=2.5)
+            _setting(
+                "coupled_weight_decay", decay_grid, Category.WEIGHT_DECAY, "extra_regularizer", decays=True, cost=2.5
+            )
         )
     found.append(_setting("l1_decay", decay_grid, Category.WEIGHT_DECAY, "l1_decay", decays=True, cost=2.5))
     found.append(_setting("_rate", _FACTORS, Category.HYPERPARAMETER, "lr_multiplier", cost=2.5))
@@ -99,9 +101,7 @@ def knobs(rule: str, hyper: Hyper, decays_in_use: Sequence[float]) -> list[Knob]
                 _setting(beta, _BETAS, Category.HYPERPARAMETER, beta, complement=True, least=0.0, greatest=1 - 1e-9)
             )
     if rule in (*_ADAM_LIKE, "RMSprop", "Adadelta", "Adagrad"):
-        found.append(
-            _setting("eps", (0.0, *_DECADES), Category.HYPERPARAMETER, "optimizer_epsilon", least=0.0)
-        )
+        found.append(_setting("eps", (0.0, *_DECADES), Category.HYPERPARAMETER, "optimizer_epsilon", least=0.0))
     if rule in ("SGD", "RMSprop") and reader.number("momentum", 0.0):
         found.append(_setting("momentum", _BETAS, Category.HYPERPARAMETER, "momentum", complement=True, least=0.0))
     if rule == "SGD" and reader.number("momentum", 0.0):
@@ -182,7 +182,7 @@ def switches(rule: str, hyper: Hyper) -> list[Switch]:
                     Category.HYPERPARAMETER,
                     "dampening",
                     _with(dampening=0.0),
-                    f"paddle's velocity takes the whole gradient, torch's 1 - dampening = {1 - reader.number('dampening', 0.0):g} of it",
+                    f"paddle's velocity takes the whole gradient, torch {1 - reader.number('dampening', 0.0):g} of it",
                     "paddle.optimizer.Momentum has no dampening: scale the gradients, or drop it in torch too",
                 )
             )
@@ -237,7 +237,9 @@ def _coupling(decoupled: bool) -> Switch:
         fix = "use paddle.optimizer.AdamW(...): paddle.optimizer.Adam(weight_decay=...) adds the decay to the gradient"
     else:
         evidence = "paddle's decay shrinks the parameter and bypasses the moments (AdamW)"
-        fix = "use paddle.optimizer.Adam(weight_decay=...): paddle.optimizer.AdamW decays the parameter, not the gradient"
+        fix = (
+            "use paddle.optimizer.Adam(weight_decay=...): paddle.optimizer.AdamW decays the parameter, not the gradient"
+        )
     return Switch(
         "coupling",
         Category.OPTIMIZER,

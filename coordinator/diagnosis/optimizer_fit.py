@@ -1,7 +1,7 @@
-"""Names what is wrong with a port's optimizer from the numbers: which change to torch's rule makes paddle's updates fit.
+"""Names what is wrong with a port's optimizer: which change to torch's rule makes paddle's updates fit.
 
-Each side's update is judged given that side's own gradient and state, so noise in gradients plays no part. Parameters on
-which the rule does not even fit torch's own numbers are left out.
+Each side's update is judged given that side's own gradient and state, so noise in gradients plays no part. Parameters
+on which the rule does not even fit torch's own numbers are left out.
 """
 
 from __future__ import annotations
@@ -16,15 +16,8 @@ from stepalign.coordinator.comparison.update_rules import known_rules
 from stepalign.coordinator.diagnosis.cause import Category, Cause
 from stepalign.coordinator.diagnosis.common_terms import OPTIMIZER_TERMS, paddle_argument
 from stepalign.coordinator.diagnosis.optimizer_candidates import torch_value
-from stepalign.coordinator.diagnosis.optimizer_search import (
-    Case,
-    Change,
-    Explanation,
-    explain,
-    fits,
-    judge_record,
-    worst_of,
-)
+from stepalign.coordinator.diagnosis.optimizer_case import Case, fits, judge_record, worst_of
+from stepalign.coordinator.diagnosis.optimizer_search import Change, Explanation, explain
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.unmoved_parameters import explain_unmoved
 from stepalign.coordinator.diagnosis.update_trace import SAMPLED_ELEMENTS, ParameterTrace, describe, sample_trace
@@ -42,8 +35,8 @@ _PADDLE_CLASSES = {"RMSprop": "RMSProp"}
 def explain_updates(traces: Sequence[ParameterTrace], hyper_by_parameter: HyperByParameter, rule: str) -> list[Cause]:
     """Return why paddle's updates are not what torch's ``rule`` makes of paddle's own inputs, most likely first.
 
-    ``hyper_by_parameter`` holds torch's hyper-parameters by torch's parameter names. Empty where every update fits, where
-    the rule is unknown, or where no change that is known here explains the numbers.
+    ``hyper_by_parameter`` holds torch's hyper-parameters by torch's parameter names. Empty where every update fits,
+    where the rule is unknown, or where no change that is known here explains the numbers.
     """
     elements = max(LEAST_ELEMENTS, min(SAMPLED_ELEMENTS, TOTAL_ELEMENTS // max(len(traces), 1)))
     sampled = [sample_trace(trace, elements) for trace in traces]
@@ -55,7 +48,9 @@ def explain_updates(traces: Sequence[ParameterTrace], hyper_by_parameter: HyperB
     if not failing:
         return rank(causes)
     passing = [case for case in cases if case not in failing]
-    decays = sorted({Hyperparameters(case.hyper).number("weight_decay", 0.01 if rule == "AdamW" else 0.0) for case in cases})
+    decays = sorted(
+        {Hyperparameters(case.hyper).number("weight_decay", 0.01 if rule == "AdamW" else 0.0) for case in cases}
+    )
     starts = [_as_paddle_writes_it(case) for case in failing]
     groups = explain(starts, decays)
     share = sum(len(group[0].covered) for group in groups) / len(failing)
@@ -91,8 +86,9 @@ def known_update_differences(
         variants = {judgement.variant for judgement in plain if judgement is not None and judgement.fits} - {""}
         if all(judgement is not None and judgement.fits for judgement in plain):
             if variants and case.trace.dtype == "float64":
-                what = f"paddle keeps this optimizer's hyper-parameters in float32; residual {worst_of(case):.2g} of what rounding may do"
-                found.append(KnownDifference(sorted(variants)[0], case.name, what))
+                what = "paddle keeps this optimizer's hyper-parameters in float32"
+                left = f"residual {worst_of(case):.2g} of what rounding may do"
+                found.append(KnownDifference(sorted(variants)[0], case.name, f"{what}; {left}"))
         elif _fits_somehow(case):
             left = worst_of(_as_paddle_writes_it(case))
             found.append(
@@ -216,17 +212,27 @@ def _words(change: Change, context: _Context) -> tuple[Category, str, str, str]:
         return change.category, change.code, evidence, fix
     if change.name == "gradient_scale":
         evidence = f"paddle's optimizer works with {value:.6g} times the gradient it was given"
-        return change.category, change.code, evidence, "scale the loss or the gradients as torch does, once, before step()"
+        return (
+            change.category,
+            change.code,
+            evidence,
+            "scale the loss or the gradients as torch does, once, before step()",
+        )
     if change.name in ("coupled_weight_decay", "l1_decay"):
         kind = "an L2 term" if change.name == "coupled_weight_decay" else "an L1 term"
         evidence = f"paddle's gradients bear {kind} of coefficient {value:.6g} that torch's do not"
-        fix = f"remove the regularizer of their ParamAttr (or of an earlier optimizer): {context.call} applies it beside weight_decay"
+        fix = (
+            "remove the regularizer of their ParamAttr (or of an earlier optimizer): "
+            f"{context.call} applies it beside weight_decay"
+        )
         return change.category, change.code, evidence, fix
     term = OPTIMIZER_TERMS.get(change.name)
     ours = torch_value(context.rule, context.covered[0].hyper, change.name)
     asked = ours**2 if context.rule == "RMSprop" and change.name == "eps" else ours
     evidence = f"{change.name} = {value:.7g} fits paddle's numbers, torch has {ours:.7g}"
-    fix = f"{paddle_argument(term, asked)} in {context.call}" if term else f"{change.name}={asked:.7g} in {context.call}"
+    fix = (
+        f"{paddle_argument(term, asked)} in {context.call}" if term else f"{change.name}={asked:.7g} in {context.call}"
+    )
     return change.category, change.code, evidence, fix
 
 
@@ -241,11 +247,23 @@ def _decay_words(change: Change, context: _Context) -> tuple[Category, str, str,
         decaying = [case for case in context.passing if Hyperparameters(case.hyper).number("weight_decay", default)]
         seen = [case for case in decaying if not fits(change.transform(case))]
         if not seen:
-            return change.category, "no_decay", f"paddle applies no weight decay, torch {ours}", f"weight_decay={ours} in {call}"
-        fix = f"let the decay filter of {call} pass them: apply_decay_param_fun gets paddle's internal names (linear_0.w_0)"
+            return (
+                change.category,
+                "no_decay",
+                f"paddle applies no weight decay, torch {ours}",
+                f"weight_decay={ours} in {call}",
+            )
+        fix = (
+            f"let the decay filter of {call} pass them: "
+            "apply_decay_param_fun gets paddle's internal names (linear_0.w_0)"
+        )
         return change.category, "decay_missing", f"paddle applies no weight decay where torch applies {ours}", fix
     if decays == [0.0]:
-        others = [case for case in (*context.failing, *context.passing) if Hyperparameters(case.hyper).number("weight_decay", default)]
+        others = [
+            case
+            for case in (*context.failing, *context.passing)
+            if Hyperparameters(case.hyper).number("weight_decay", default)
+        ]
         evidence = f"paddle decays by {value:.6g} where torch does not"
         if not others:
             return change.category, "decay_added", evidence, f"weight_decay=0.0 in {call}"
@@ -259,4 +277,9 @@ def _decay_words(change: Change, context: _Context) -> tuple[Category, str, str,
             "[p.name for n, p in model.named_parameters() if ...] first"
         )
         return change.category, code, evidence, fix
-    return change.category, "decay_value", f"weight decay {value:.6g} fits paddle's numbers, torch has {ours}", f"weight_decay={ours} in {call}"
+    return (
+        change.category,
+        "decay_value",
+        f"weight decay {value:.6g} fits paddle's numbers, torch has {ours}",
+        f"weight_decay={ours} in {call}",
+    )

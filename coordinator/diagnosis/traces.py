@@ -32,7 +32,10 @@ def update_traces(
         for step in sorted(pairs):
             result = _side(pairs[step], number)
             known = step == 0 or (known and step - 1 in pairs)
-            after, state = names.canonical(side, result.tensors.get("parameter", {})), canonical_state(names, side, result.tensors.get("optimizer_state", {}))
+            after, state = (
+                names.canonical(side, result.tensors.get("parameter", {})),
+                canonical_state(names, side, result.tensors.get("optimizer_state", {})),
+            )
             if known:
                 gradients = names.canonical(side, result.tensors.get("gradient", {}))
                 used = names.canonical(side, result.tensors.get("used_gradient", {}))
@@ -62,7 +65,14 @@ def update_traces(
             ours, theirs = records[piece.name]
             found.append(
                 ParameterTrace(
-                    piece.name, piece.paddle.tensor, spec.dtype, tuple(ours), tuple(theirs), spec.role, spec.module_type, piece.shape
+                    piece.name,
+                    piece.paddle.tensor,
+                    spec.dtype,
+                    tuple(ours),
+                    tuple(theirs),
+                    spec.role,
+                    spec.module_type,
+                    piece.shape,
                 )
             )
     return found

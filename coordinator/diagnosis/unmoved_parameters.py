@@ -30,14 +30,18 @@ def _kind(trace: ParameterTrace) -> Callable[[list[ParameterTrace], Sequence[Par
     torch_moves = [record.moved for record in trace.torch]
     paddle_moves = [record.moved for record in trace.paddle]
     if any(torch_moves) and not any(paddle_moves):
-        if all(_has_no_gradient(record) for record in trace.paddle) and not all(_has_no_gradient(r) for r in trace.torch):
+        if all(_has_no_gradient(record) for record in trace.paddle) and not all(
+            _has_no_gradient(r) for r in trace.torch
+        ):
             return _no_gradient
         keeps_state = any(record.state_after for record in trace.torch)
         if keeps_state and not any(record.state_after for record in trace.paddle):
             return _not_in_optimizer
         return _not_updated
     pairs = list(zip(trace.torch, trace.paddle))
-    if any(ours.gradient is None and not ours.moved and theirs.moved and _has_no_gradient(theirs) for ours, theirs in pairs):
+    if any(
+        ours.gradient is None and not ours.moved and theirs.moved and _has_no_gradient(theirs) for ours, theirs in pairs
+    ):
         return _moved_by_zeros
     if any(paddle_moves) and not any(torch_moves) and all(_has_no_gradient(record) for record in trace.torch):
         return _frozen_in_torch
@@ -79,7 +83,7 @@ def _not_updated(some: list[ParameterTrace], every: Sequence[ParameterTrace]) ->
         "not_updated",
         0.93,
         f"{describe(some, every)}: a gradient but no update in {_steps(some)} on paddle, torch updates them",
-        "give these parameters to the paddle optimizer (parameters=model.parameters()) with a rate multiplier that is not 0",
+        "give them to the paddle optimizer (parameters=model.parameters()) with a rate multiplier that is not 0",
     )
 
 
@@ -99,5 +103,5 @@ def _moved_by_zeros(some: list[ParameterTrace], every: Sequence[ParameterTrace])
         "zero_gradient_update",
         0.93,
         f"{describe(some, every)}: no gradient in torch and no update, a gradient of zeros on paddle that moves them",
-        "call optimizer.clear_grad(set_to_zero=False) in paddle: its default leaves zeros where torch's zero_grad() leaves None",
+        "call optimizer.clear_grad(set_to_zero=False) in paddle: its default leaves zeros, torch's zero_grad() None",
     )

@@ -18,7 +18,8 @@ class UpdateRecord:
 
     ``step`` counts the updates before this one. ``lr`` is what the side says it used. ``gradient`` is raw, before any
     clipping, None where the step left none; ``used_gradient`` as the optimizer took it, None where it is the raw one.
-    State slots bear the common names. ``gradient_norm`` is the whole raw gradient's L2 norm, kept when arrays are sampled.
+    State slots bear the common names. ``gradient_norm`` is the whole raw gradient's L2 norm, for
+    sampled arrays.
     """
 
     step: int
@@ -90,7 +91,7 @@ def sample_trace(trace: ParameterTrace, elements: int = SAMPLED_ELEMENTS) -> Par
 
 
 def sampled_indices(size: int, elements: int = SAMPLED_ELEMENTS) -> npt.NDArray[np.intp]:
-    """Return sorted indices into a flat array of ``size``: all of them, or one at random from each of ``elements`` strata."""
+    """Return sorted indices into a flat array of ``size``: all, or one at random from each of ``elements`` strata."""
     if size <= elements:
         return np.arange(size, dtype=np.intp)
     edges = np.linspace(0, size, elements + 1)
@@ -136,7 +137,13 @@ def describe(chosen: Iterable[ParameterTrace], every: Iterable[ParameterTrace]) 
     ):
         if is_exactly(members):
             return f"all {len(names)} {what} ({_first(names)})"
-    kinds = "biases: " if all(trace.is_bias for trace in some) else "norms: " if all(trace.is_norm for trace in some) else ""
+    kinds = (
+        "biases: "
+        if all(trace.is_bias for trace in some)
+        else "norms: "
+        if all(trace.is_norm for trace in some)
+        else ""
+    )
     return f"{len(names)} of {len(all_of_them)} parameters ({kinds}{_first(names)})"
 
 

@@ -1,4 +1,4 @@
-"""report.html: one self-contained file for people. The heavy libraries are imported when the first report is written."""
+"""report.html: one self-contained file for people. Its libraries are imported when the first report is written."""
 
 from __future__ import annotations
 

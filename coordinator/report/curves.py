@@ -1,7 +1,7 @@
 """The curves of a report as plain lists: losses, rates and how far they are apart, with what is allowed.
 
-Guarantees: at most `ROOM` points a chart; thinning keeps the peaks and dips of every curve drawn, the first and the last
-step and those that matter; what is not finite is None, a gap, and is counted in words.
+Guarantees: at most `ROOM` points a chart; thinning keeps the peaks and dips of every curve drawn, the first and the
+last step and those that matter; what is not finite is None, a gap, and is counted in words.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def chart_data(result: Result, sample: StepsSample) -> dict[str, Any]:
-    """Return the charts' data, by chart: ``loss``, ``loss_difference``, ``rates``, ``rate_difference``, those there are."""
+    """Return the data of those charts there are: ``loss``, ``loss_difference``, ``rates``, ``rate_difference``."""
     series = result.series
     count = step_count(series)
     data: dict[str, Any] = {
@@ -54,7 +54,7 @@ def chart_data(result: Result, sample: StepsSample) -> dict[str, Any]:
 
 
 def relative_difference(torch: Floats, paddle: Floats) -> Floats:
-    """Compute |torch - paddle| / |torch| step by step, [steps]: 0 where both are the same, NaN where it has no value."""
+    """Compute |torch - paddle| / |torch| by step, [steps]: 0 where both are the same, NaN where it has no value."""
     with np.errstate(all="ignore"):
         relative = np.abs(torch - paddle) / np.abs(torch)
     relative[torch == paddle] = 0.0
@@ -62,7 +62,7 @@ def relative_difference(torch: Floats, paddle: Floats) -> Floats:
 
 
 def thin(curves: Sequence[Floats], marks: Iterable[int] = (), room: int = ROOM) -> list[int]:
-    """Choose the steps to draw: all up to ``room``, else the peak and the dip of each curve in each of equal buckets."""
+    """Choose the steps to draw: all up to ``room``, else the peak and the dip of each curve in equal buckets."""
     count = max(map(len, curves))
     if count <= room:
         return list(range(count))
@@ -132,7 +132,7 @@ def _group_label(groups: Sequence[int], count: int) -> str:
 
 
 def _allowed(result: Result, sample: StepsSample, kind: str) -> dict[str, Any]:
-    """Return what was allowed of ``kind``, relative to torch, at the sampled steps; without those, over the whole run."""
+    """Return what was allowed of ``kind``, relative to torch, at the sampled steps; without those, over the run."""
     steps, allowed = [], []
     for line in sample.lines:
         value = _relative_allowance(_entry(line, kind))
@@ -191,7 +191,8 @@ def _equal_note(difference: Floats, what: str) -> list[str]:
     equal = int(np.count_nonzero(difference == 0))
     if not equal:
         return []
-    return [f"The {what} are the same to the last bit at {equal} of {len(difference)} steps: a log scale has no place for 0."]
+    steps = f"{equal} of {len(difference)} steps"
+    return [f"The {what} are the same to the last bit at {steps}: a log scale has no place for 0."]
 
 
 def _marks(result: Result) -> list[int]:

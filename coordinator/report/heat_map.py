@@ -7,6 +7,7 @@ cell that steps.jsonl says nothing of is empty.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from stepalign.coordinator.report.wording import kind_words, number, ratio_to_al
 MAX_TENSORS = 40
 LIMIT = 3.0
 """Cells are coloured by log10(difference / allowed), from -LIMIT to LIMIT."""
-_FAILED_AT_LEAST = 0.05
+_CLEAR = 0.05
 _REASON_LENGTH = 160
 _DETAILS = ("max_abs", "rel_l2", "torch", "paddle")
 
@@ -29,7 +30,8 @@ Row = tuple[str, str]
 def heat_map(sample: StepsSample) -> dict[str, Any] | None:
     """Return the map's ``steps``, ``rows`` (label, kind, name), ``z`` [rows][steps] and ``details`` alike, or None.
 
-    A detail is [ratio, passed, greatest difference, relative L2, torch, paddle, name in a kind's row, paddle's name, reason].
+    A detail is [ratio, passed, greatest difference, relative L2, torch, paddle, the name in a kind's row, paddle's name
+    where it is another, reason].
     """
     cells: dict[Row, dict[int, Mapping[str, Any]]] = {}
     for column, line in enumerate(sample.lines):
@@ -78,10 +80,9 @@ def _chosen_rows(cells: Mapping[Row, Mapping[int, Mapping[str, Any]]]) -> list[R
         for row, columns in cells.items()
         if row[1]
     }
-    urgent = sorted(
-        (row for row, columns in failed.items() if columns), key=lambda row: (failed[row][0], -len(failed[row]), places[row])
-    )
-    tensors = urgent[:MAX_TENSORS]
+    named = Counter(kind for kind, _ in failed)
+    failing = [row for row, columns in failed.items() if columns and named[row[0]] > 1]
+    tensors = sorted(failing, key=lambda row: (failed[row][0], -len(failed[row]), places[row]))[:MAX_TENSORS]
     kinds = [row for row in cells if not row[1]]
     return sorted((*kinds, *tensors), key=lambda row: (_cause_order(row[0]), row[1] != "", places[row]))
 
@@ -98,7 +99,7 @@ def _colour(entry: Mapping[str, Any] | None) -> float | None:
         level = -LIMIT
     else:
         level = LIMIT if not math.isfinite(ratio) else max(-LIMIT, min(LIMIT, math.log10(ratio)))
-    return round(min(level, 0.0) if entry.get("passed", True) else max(level, _FAILED_AT_LEAST), 2)
+    return round(min(level, -_CLEAR) if entry.get("passed", True) else max(level, _CLEAR), 2)
 
 
 def _detail(entry: Mapping[str, Any] | None, is_kind_row: bool) -> Sequence[Any] | None:

@@ -34,26 +34,30 @@ def render_page(folder: Path, result: Result) -> str:
     table_steps = rows.chosen_steps(count, TABLE_ROWS, important, evenly=True)
     charts = {**dict.fromkeys(CHARTS), **chart_data(result, sample), "heat_map": heat_map(sample)}
     has_charts = any(charts[name] for name in CHARTS)
-    return _environment().get_template("report.html").render(
-        result=result,
-        place=result.first_divergence,
-        causes=sorted(result.causes, key=lambda cause: -cause.confidence),
-        known=wording.known_groups(result.known_differences),
-        listed_names=LISTED_NAMES,
-        words=wording,
-        charts=charts,
-        has_charts=has_charts,
-        sample=sample,
-        step_rows=[rows.step_row(result.series, step) for step in table_steps],
-        step_count=count,
-        groups=rows.group_count(result.series),
-        worst=tables.worst_rows(result),
-        compared=tables.compared_rows(result),
-        facts=tables.fact_rows(result),
-        digests=tables.digests_line(result),
-        style=_own("report.css"),
-        script=_own("charts.js"),
-        library=_plotly() if has_charts else "",
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            result=result,
+            place=result.first_divergence,
+            causes=sorted(result.causes, key=lambda cause: -cause.confidence),
+            known=wording.known_groups(result.known_differences),
+            listed_names=LISTED_NAMES,
+            words=wording,
+            charts=charts,
+            has_charts=has_charts,
+            sample=sample,
+            step_rows=[rows.step_row(result.series, step) for step in table_steps],
+            step_count=count,
+            groups=rows.group_count(result.series),
+            worst=tables.worst_rows(result),
+            compared=tables.compared_rows(result),
+            facts=tables.fact_rows(result),
+            digests=tables.digests_line(result),
+            style=_own("report.css"),
+            script=_own("charts.js"),
+            library=_plotly() if has_charts else "",
+        )
     )
 
 
@@ -74,7 +78,7 @@ def _own(name: str) -> Markup:
 
 
 def _plotly() -> str:
-    """Return plotly.js, zlib-compressed, in base64: 4.8 MB become 2.0 MB, which browsers since 2023 unpack themselves."""
-    from plotly.offline import get_plotlyjs
+    """Return plotly.js, compressed, in base64: 4.8 MB become 2.0 MB, which browsers since 2023 unpack themselves."""
+    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
     return base64.b64encode(zlib.compress(get_plotlyjs().encode("utf-8"), 6)).decode("ascii")

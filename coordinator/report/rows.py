@@ -69,7 +69,7 @@ def relative(torch: float | None, paddle: float | None) -> float | None:
 
 
 def chosen_steps(count: int, room: int, important: Iterable[int] = (), evenly: bool = False) -> list[int]:
-    """Choose at most ``room`` (6 or more) of ``count`` steps, in order: the last two, the important ones, then the first.
+    """Choose at most ``room`` (6 or more) of ``count`` steps, in order: the last two, the important, then the first.
 
     With ``evenly`` the steps that are left to choose are spread over the whole length.
     """

@@ -36,7 +36,8 @@ def read_sample(folder: Path, room: int, important: Iterable[int] = ()) -> Steps
     """
     try:
         with open(folder / STEPS_NAME, "rb") as file:
-            offsets, failed = [], []
+            offsets: list[int] = []
+            failed: list[int] = []
             offset = 0
             for line in file:
                 if line.endswith(b"\n"):

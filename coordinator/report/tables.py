@@ -12,6 +12,7 @@ from stepalign.coordinator.records import from_strict_number
 from stepalign.coordinator.report.wording import kind_words, number, percent, ratio_to_allowed
 from stepalign.coordinator.result import Result, SideFacts
 
+_FACTS = ("framework", "version", "python", "interpreter", "pid", "device")
 _OWN = ("framework", "version", "interpreter", "pid")
 _ABSENT = "\N{EN DASH}"
 
@@ -78,7 +79,7 @@ def compared_rows(result: Result) -> list[tuple[str, str]]:
 
 
 def _worst_row(kind: str, entry: Mapping[str, Any]) -> WorstRow:
-    ratio = ratio_to_allowed(entry)
+    ratio, passed = ratio_to_allowed(entry), bool(entry.get("passed", True))
     return WorstRow(
         kind=kind_words(kind),
         step=str(entry.get("step", "")),
@@ -87,15 +88,24 @@ def _worst_row(kind: str, entry: Mapping[str, Any]) -> WorstRow:
         max_rel=_measure(entry.get("max_rel")),
         rel_l2=_measure(entry.get("rel_l2")),
         max_ulp=_measure(entry.get("max_ulp")),
-        of_allowed="" if math.isnan(ratio) else percent(ratio) if ratio < 10 else f"{number(ratio, 3)} times",
-        passed=bool(entry.get("passed", True)),
+        of_allowed=_of_allowed(ratio, passed),
+        passed=passed,
     )
+
+
+def _of_allowed(ratio: float, passed: bool) -> str:
+    if math.isnan(ratio):
+        return ""
+    text = percent(ratio) if ratio < 10 else f"{number(ratio, 3)} times"
+    return f"{text}, passed by a rule of its own" if passed and ratio > 1 else text
 
 
 def _facts(side: SideFacts | None) -> dict[str, str]:
     if side is None:
         return {}
-    own = {name: _text(getattr(side, name)) for name in ("framework", "version", "python", "interpreter", "pid", "device")}
+    own = {
+        name: _text(getattr(side, name)) for name in ("framework", "version", "python", "interpreter", "pid", "device")
+    }
     own["other frameworks loaded"] = _text(side.other_frameworks_loaded) or "none"
     return {
         **own,

@@ -1,4 +1,4 @@
-"""How the views for people put a result into words: the same numbers and sentences in the terminal and in report.html."""
+"""How a result is put into words for people: the same numbers and sentences in the terminal and in report.html."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from stepalign.coordinator.result import FirstDivergence, KnownDifference, Resul
 _ANSI = re.compile(r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
+TELLING_ULP = 1_000_000
+"""Beyond this many representable numbers the count says no more than the relative difference does."""
+
 HEADLINES = {
     Verdict.ALIGNED: "the port trains as the original does",
     Verdict.DIVERGED: "the port does not train as the original does",
     Verdict.INCONCLUSIVE: "the measured noise is larger than the tolerance: nothing can be said",
     Verdict.FAILED: "the run did not come to a comparison",
 }
-
-
 _SCHEDULE_HEADLINES = {
     Verdict.ALIGNED: "the rates are the same",
     Verdict.DIVERGED: "the rates differ",
@@ -105,9 +106,9 @@ def measures_line(place: FirstDivergence) -> str:
         parts.append(f"greatest difference {number(place.max_abs, 4)}")
     if place.max_rel is not None:
         parts.append(f"relative {number(place.max_rel, 4)}")
-    if place.rel_l2 is not None:
+    if place.rel_l2 is not None and place.rel_l2 != place.max_rel:
         parts.append(f"of the whole tensor {number(place.rel_l2, 4)}")
-    if place.max_ulp is not None:
+    if place.max_ulp is not None and place.max_ulp <= TELLING_ULP:
         parts.append(f"{place.max_ulp} ulp")
     return ", ".join(parts)
 
@@ -204,7 +205,9 @@ def next_steps(result: Result) -> list[str]:
     if result.causes:
         return ["Apply the first fix, then run the same again: the next divergence, if any, shows then."]
     if is_schedule_only(result):
-        return ["Compare what both schedule(case) give at the first step named above: warmup, decay, when each is stepped."]
+        return [
+            "Compare what both schedule(case) give at the first step named above: warmup, decay, when each is stepped."
+        ]
     return [
         (
             "Narrow it down: --dtype float64 tells rounding from a wrong formula, "

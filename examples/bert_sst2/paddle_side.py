@@ -20,7 +20,10 @@ def make_scheduler(options):
 
 def build(case):
     options = case.options
-    model = BertForSequenceClassification(BertConfig(**options["config"], num_labels=2))
+    config = BertConfig(**options["config"], num_labels=2)
+    model = BertForSequenceClassification(config)
+    # transformers never trains the padding token's embedding and starts it at zero; PaddleNLP trains it like any other.
+    model.bert.embeddings.word_embeddings._padding_idx = config.pad_token_id
     # The filter is called with paddle's own parameter names, so the decayed ones are looked up by the model's names.
     decayed = {p.name for name, p in model.named_parameters() if not name.endswith(NO_DECAY)}
     optimizer = paddle.optimizer.AdamW(

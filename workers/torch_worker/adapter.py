@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stepalign.workers.torch_worker.activations import record_activations
 from stepalign.workers.torch_worker.clipping import clips_inside, used_gradients
+from stepalign.workers.torch_worker.dropout import follow_modules, replace_dropout
 from stepalign.workers.torch_worker.model import (
     cast_model,
     check_training,
@@ -31,6 +32,7 @@ __all__ = [
     "describe_optimizer",
     "describe_scheduler",
     "describe_tensors",
+    "follow_modules",
     "from_numpy",
     "learning_rates",
     "prepare",
@@ -41,6 +43,7 @@ __all__ = [
     "read_rates",
     "read_settings",
     "record_activations",
+    "replace_dropout",
     "set_mode",
     "step_scheduler",
     "to_numpy",

@@ -32,22 +32,29 @@
     const shapes = data.diverged_at === null ? [] : [{ type: "line", xref: "x", yref: "paper", x0: data.diverged_at,
       x1: data.diverged_at, y0: 0, y1: 1, line: { color: colour("mark"), width: 1.5, dash: "dot" } }];
     const late = data.diverged_at > data.last_step / 2;
-    const annotations = data.diverged_at === null ? [] : [{ xref: "x", yref: "paper", x: data.diverged_at, y: 1, yanchor: "top",
-      xanchor: late ? "right" : "left", xshift: late ? -4 : 4, bgcolor: colour("card"), text: "first divergence", showarrow: false, font: { color: colour("mark"), size: 12 } }];
+    const annotations = data.diverged_at === null ? [] : [{ xref: "x", yref: "paper", x: data.diverged_at, y: 0, yanchor: "bottom",
+      xanchor: late ? "right" : "left", xshift: late ? -4 : 4, text: "first divergence", showarrow: false, font: { color: colour("mark"), size: 12 } }];
     return { height: isNarrow() ? 280 : 320, margin: { l: 12, r: 12, t: 12, b: 12 }, paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("text"), size: 13 }, hovermode: "x unified", hoverdistance: -1,
-      hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("text") } },
+      hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), align: "left", namelength: -1,
+        font: { color: colour("text") } },
       legend: { orientation: "h", x: 0, y: 1.04, yanchor: "bottom" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("quiet"), activecolor: colour("text") }, shapes, annotations,
       xaxis: { title: { text: "step" }, tickformat: "d", ...grid }, yaxis: { ...grid, ...axis }, ...more };
   }
 
   const logarithmic = { type: "log", exponentformat: "power", dtick: 1, minor: { showgrid: false } };
-  const linear = { exponentformat: "e" };
+
+  function linear(curves) {
+    const values = curves.flat().filter((value) => value !== null);
+    const [least, most] = values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+    return { exponentformat: "e", ...(least === most && most !== 0 ? { range: [most - Math.abs(most) / 2, most + Math.abs(most) / 2] } : {}) };
+  }
 
   function spread(chart) {
     const values = [...chart.difference, ...(chart.allowed || []), ...(chart.drift || [])].filter((value) => value > 0);
-    const decades = values.length ? Math.log10(Math.max(...values)) - Math.log10(Math.min(...values)) : 1;
+    const powers = values.map(Math.log10);
+    const decades = powers.length ? Math.max(...powers) - Math.min(...powers) : 1;
     return { ...logarithmic, dtick: Math.max(1, Math.ceil(decades / 6)) };
   }
 
@@ -82,7 +89,8 @@
     const lines = ["<b>" + escapeText(row.kind) + "</b>, step " + step];
     if (name || row.name) { lines.push(escapeText(shorten(name || row.name, 70))); }
     if (other) { lines.push("in paddle: " + escapeText(shorten(other, 60))); }
-    lines.push((passed ? "passed" : "<b>out of tolerance</b>") + (ratio ? ", " + ratio + " times what is allowed" : ""));
+    const verdict = passed ? (Number(ratio) > 1 ? "passed by a rule of its own" : "passed") : "<b>out of tolerance</b>";
+    lines.push(verdict + (ratio ? ", " + ratio + " times what is allowed" : ""));
     if (maxAbs) { lines.push("greatest difference " + maxAbs + ", relative L2 " + relL2); }
     if (torch || paddle) { lines.push("torch " + torch + ", paddle " + paddle); }
     if (reason) { lines.push(escapeText(reason).replace(/(.{60,80}?) /g, "$1<br>")); }
@@ -108,9 +116,9 @@
   }
 
   const figures = {
-    loss: (chart) => ({ traces: both(chart), layout: layout(linear) }),
+    loss: (chart) => ({ traces: both(chart), layout: layout(linear([chart.torch, chart.paddle])) }),
     loss_difference: (chart) => ({ traces: apart(chart, "difference of losses"), layout: layout(spread(chart)) }),
-    rates: (chart) => ({ traces: rates(chart), layout: layout(linear) }),
+    rates: (chart) => ({ traces: rates(chart), layout: layout(linear(chart.groups.flatMap((group) => [group.torch, group.paddle]))) }),
     rate_difference: (chart) => ({ traces: apart(chart, "difference of rates"), layout: layout(spread(chart)) }),
     heat_map: heatMap,
   };

@@ -1,4 +1,4 @@
-"""Step a paddle optimizer under given gradients and save what it did: the twin of torch_trajectory.py, same files in and out.
+"""Step a paddle optimizer under given gradients and save what it did: torch_trajectory.py's twin, same files.
 
 ``multipliers`` in the request gives single parameters another learning rate. The step count that torch keeps is the
 number of updates made; paddle keeps powers of the betas instead.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import paddle
 
 SLOTS = {
     "moment": "moment1",
-    "moment2_max": "moment2_max",
     "mean_grad": "mean_gradient",
     "_avg_squared_grad": "mean_square",
     "_avg_squared_update": "mean_update_square",
@@ -24,7 +24,7 @@ SLOTS = {
 
 
 def main() -> None:
-    request = json.load(open(sys.argv[1]))
+    request = json.loads(Path(sys.argv[1]).read_text())
     data = np.load(sys.argv[2])
     names = [key[2:] for key in data.files if key.startswith("p/")]
     parameters = {}
@@ -53,7 +53,6 @@ def main() -> None:
         if rate != optimizer.get_lr():
             optimizer.set_lr(rate)
         for name, parameter in parameters.items():
-            parameter._grad_ivar() if hasattr(parameter, "_grad_ivar") else None
             parameter.grad = paddle.to_tensor(data["g/" + name][step])
         optimizer.step()
         by_parameter = {parameter.name: name for name, parameter in parameters.items()}

@@ -1,14 +1,16 @@
-"""Step a torch optimizer under given gradients and save what it did: ``python torch_trajectory.py request.json in.npz out.npz``.
+"""Step a torch optimizer under given gradients and save what it did.
 
-The request names the optimizer class and its arguments (``groups`` overrides them by parameter), the lr of each step, and
-``clip`` (the max_norm of clip_grad_norm_) where wanted. in.npz holds ``p/<name>`` and ``g/<name>`` ([steps, *shape]).
-out.npz holds ``after/<step>/<name>``, ``used/<step>/<name>`` and ``state/<step>/<name>/<slot>`` under common slot names.
+Run as ``python torch_trajectory.py request.json in.npz out.npz``. The request names the optimizer class and its
+arguments (``groups`` overrides them by parameter), the lr of each step, and ``clip`` (the max_norm of
+clip_grad_norm_) where wanted. in.npz holds ``p/<name>`` and ``g/<name>`` ([steps, *shape]).
+out.npz holds ``after/<step>/<name>``, ``used/<step>/<name>`` and ``state/<step>/<name>/<slot>``, common slot names.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ SLOTS = {
 
 def main() -> None:
     torch.set_num_threads(1)
-    request = json.load(open(sys.argv[1]))
+    request = json.loads(Path(sys.argv[1]).read_text())
     data = np.load(sys.argv[2])
     names = [key[2:] for key in data.files if key.startswith("p/")]
     parameters = {name: torch.nn.Parameter(torch.from_numpy(data["p/" + name].copy())) for name in names}

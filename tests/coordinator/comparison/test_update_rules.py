@@ -1,0 +1,126 @@
+"""The optimizer rules against both frameworks' real optimizers, and by hand where a number is easy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stepalign.coordinator.comparison.update_residual import judge_update
+from stepalign.coordinator.comparison.update_rules import known_rules, predict
+
+from .trajectories import given_gradients, step_optimizer, updates
+
+STEPS = 12
+DECAY: dict[str, Any] = {"weight_decay": 0.01}
+MOMENTUM: dict[str, Any] = {"momentum": 0.9, **DECAY}
+
+# torch's rule, torch's arguments, paddle's class, paddle's arguments, how paddle's rule differs
+PAIRS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], dict[str, Any]]] = {
+    "sgd": ("SGD", {}, "SGD", {}, {}),
+    "momentum": ("SGD", MOMENTUM, "Momentum", MOMENTUM, {}),
+    "nesterov": ("SGD", {**MOMENTUM, "nesterov": True}, "Momentum", {**MOMENTUM, "use_nesterov": True}, {}),
+    "adam": ("Adam", {}, "Adam", {}, {}),
+    "adam_l2": ("Adam", {"weight_decay": 0.1, "eps": 1e-6}, "Adam", {"weight_decay": 0.1, "epsilon": 1e-6}, {}),
+    "adamw": ("AdamW", DECAY, "AdamW", DECAY, {}),
+    "amsgrad": ("AdamW", {**DECAY, "amsgrad": True}, "AdamW", {**DECAY, "amsgrad": True}, {}),
+    "nadam": ("NAdam", {}, "NAdam", {}, {}),
+    "radam": ("RAdam", {}, "RAdam", {}, {}),
+    "adamax": ("Adamax", {}, "Adamax", {}, {"eps_on_norm": True}),
+    "adagrad": ("Adagrad", {}, "Adagrad", {"epsilon": 1e-10}, {}),
+    "rmsprop": (
+        "RMSprop",
+        {"centered": True, "momentum": 0.9},
+        "RMSProp",
+        {"rho": 0.99, "epsilon": 1e-16, "centered": True, "momentum": 0.9},
+        {"eps_inside_sqrt": 1e-16, "lr_in_velocity": True},
+    ),
+    "adadelta": ("Adadelta", {}, "Adadelta", {"rho": 0.9}, {}),
+    "rprop": ("Rprop", {}, "Rprop", {"learning_rate_range": (1e-6, 50.0)}, {}),
+}
+
+
+def rates(rule: str) -> list[float]:
+    return [1e-3] * STEPS if rule == "Rprop" else [1e-3 * 0.97**step for step in range(STEPS)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("pair", [*PAIRS, "asgd", "dampening"])
+def test_a_torch_optimizer_does_what_its_rule_predicts(
+    pair: str, dtype: str, torch_python: str, tmp_path: Path
+) -> None:
+    extra = {"asgd": ("ASGD", {"lambd": 0.01}), "dampening": ("SGD", {"momentum": 0.9, "dampening": 0.3})}
+    rule, hyper = extra[pair] if pair in extra else PAIRS[pair][:2]
+    lr, data = rates(rule), given_gradients(dtype, STEPS)
+    request = {"class": rule, "arguments": {**hyper, "lr": lr[0]}, "lr": lr}
+    saved = step_optimizer("torch", str(torch_python), request, data, tmp_path)
+    for name, step, before, used, state, after, later in updates(saved, data, STEPS):
+        judged = judge_update(rule, hyper, before, used, state, after, later, lr[step], step, dtype)
+        assert judged is not None and judged.fits, (name, step, judged)
+        assert judged.variant in ("", "float32_scalars"), (name, step)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("pair", list(PAIRS))
+def test_the_paddle_optimizer_of_the_same_meaning_does_what_torchs_rule_predicts(
+    pair: str, dtype: str, paddle_python: str, tmp_path: Path
+) -> None:
+    rule, hyper, framework_class, arguments, form = PAIRS[pair]
+    lr, data = rates(rule), given_gradients(dtype, STEPS)
+    request = {"class": framework_class, "arguments": arguments, "lr": lr}
+    saved = step_optimizer("paddle", str(paddle_python), request, data, tmp_path)
+    variants = set()
+    for name, step, before, used, state, after, later in updates(saved, data, STEPS):
+        judged = judge_update(rule, {**hyper, **form}, before, used, state, after, later, lr[step], step, dtype)
+        assert judged is not None and judged.fits, (name, step, judged)
+        variants.add(judged.variant)
+    if dtype == "float64" and pair in ("momentum", "adamw", "nadam", "radam", "adadelta"):
+        assert variants & {"float32_hyperparameters", "float32_weight_decay"}
+
+
+def test_an_unknown_rule_predicts_nothing() -> None:
+    assert predict("LBFGS", {}, np.ones(3), np.ones(3), {}, 0.1, 0) is None
+    assert "AdamW" in known_rules()
+
+
+def test_adams_first_step_moves_by_the_rate_along_the_gradients_sign() -> None:
+    predicted = predict("Adam", {"eps": 0.0}, np.zeros(3), np.array([1e-3, -2.0, 5.0]), {}, 0.1, 0)
+    assert predicted is not None
+    np.testing.assert_allclose(predicted.parameter, [-0.1, 0.1, -0.1], rtol=1e-12)
+    np.testing.assert_allclose(predicted.state["moment1"], [1e-4, -0.2, 0.5], rtol=1e-12)
+
+
+def test_a_first_velocity_is_the_gradient_whatever_the_dampening() -> None:
+    hyper = {"momentum": 0.9, "dampening": 0.5}
+    first = predict("SGD", hyper, np.zeros(1), np.ones(1), {}, 1.0, 0)
+    assert first is not None and first.state["velocity"][0] == 1.0
+    second = predict("SGD", hyper, first.parameter, np.ones(1), first.state, 1.0, 1)
+    assert second is not None and second.state["velocity"][0] == pytest.approx(1.4)
+
+
+def test_decoupled_decay_shrinks_and_coupled_decay_pulls_through_the_gradient() -> None:
+    decoupled = predict("AdamW", {"weight_decay": 0.5}, np.full(2, 2.0), np.zeros(2), {}, 0.1, 0)
+    coupled = predict("SGD", {"weight_decay": 0.5}, np.full(2, 2.0), np.zeros(2), {}, 0.1, 0)
+    assert decoupled is not None and coupled is not None
+    np.testing.assert_allclose(decoupled.parameter, 2.0 * (1 - 0.05))
+    np.testing.assert_allclose(coupled.parameter, 2.0 - 0.1)
+
+
+def test_betas_may_come_as_one_tuple() -> None:
+    apart = predict("Adam", {"beta1": 0.5, "beta2": 0.7}, np.ones(2), np.ones(2), {}, 0.1, 0)
+    together = predict("Adam", {"betas": (0.5, 0.7)}, np.ones(2), np.ones(2), {}, 0.1, 0)
+    assert apart is not None and together is not None
+    np.testing.assert_array_equal(apart.state["moment2"], together.state["moment2"])
+
+
+def test_a_gradient_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected a gradient of shape \(3,\), got \(2,\)"):
+        predict("SGD", {}, np.ones(3), np.ones(2), {}, 0.1, 0)
+
+
+def test_the_states_own_count_beats_the_step() -> None:
+    state = {"moment1": np.zeros(1), "moment2": np.zeros(1), "step": np.asarray(9.0, np.float32)}
+    predicted = predict("Adam", {}, np.ones(1), np.ones(1), state, 0.1, 3)
+    assert predicted is not None and predicted.state["step"] == 10.0
