@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
@@ -75,7 +76,8 @@ class BatchSource:
     def _checked(self, item: Any, source: str, step: Optional[int]) -> Batch:
         where = source if step is None else f"{source}, batch {step}"
         if not isinstance(item, dict) or not item:
-            raise CaseError(f"{where}: a batch is a dict of numpy arrays, got {type(item).__name__}")
+            came = "an empty one" if item == {} else type(item).__name__
+            raise CaseError(f"{where}: a batch is a dict of numpy arrays, got {came}")
         batch: Batch = {}
         for name, value in item.items():
             if not isinstance(name, str):
@@ -100,10 +102,17 @@ def _load_npz(path: Path) -> Batch:
     if not path.is_file():
         raise CaseError(f"data.source: no file {path}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise CaseError(
+                    f"{path} is a single .npy array: name it under data.arrays, or save with np.savez(..., name=array)"
+                )
+            if not archive.files:
+                raise CaseError(f"{path} holds no arrays: save each by its name with np.savez(..., name=array)")
             return {name: _member(archive, name, path) for name in archive.files}
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise CaseError(f"{path} is not an .npz archive: {error}") from None
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
+        raise CaseError(f"{path} is not an .npz archive of plain arrays: {error}") from None
 
 
 def _member(archive: Any, name: str, path: Path) -> np.ndarray:
@@ -122,9 +131,13 @@ def _load_arrays(case: Case) -> Batch:
         if not path.is_file():
             raise CaseError(f"data.arrays.{name}: no file {path}")
         try:
-            batch[name] = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+            with open(path, "rb") as file:
+                array = np.load(file, allow_pickle=False)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise CaseError(f"data.arrays.{name}: {path} is not a plain .npy array: {error}") from None
+        if not isinstance(array, np.ndarray):
+            raise CaseError(f"data.arrays.{name}: {path} is an .npz archive, expected one .npy array: use data.source")
+        batch[name] = array
     return batch
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Dict, Literal, Optional, Sequence, Tuple
 
@@ -103,6 +103,10 @@ class ScheduleSection:
         return tuple(step for step in DEFAULT_MILESTONES if step < self.steps)
 
 
+MAX_DEADLINE_S = 1e7
+"""Four months; the kernel's clocks take no infinite wait."""
+
+
 @dataclass(frozen=True)
 class DeadlineSection:
     """``[deadline]``: how long each phase may take, in seconds, before a worker counts as hung."""
@@ -184,6 +188,8 @@ def load_case(folder: Path, assignments: Sequence[str] = (), **overrides: Any) -
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CaseError(f"{path} is not TOML: {error}") from None
+    except OSError as error:
+        raise CaseError(f"{path} cannot be read: {error.strerror}") from None
     for assignment in assignments:
         assign(plain, assignment)
     plain.update({key: value for key, value in overrides.items() if value is not None})
@@ -222,9 +228,10 @@ def assign(plain: Dict[str, Any], assignment: str) -> None:
 
 def _toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return parsed["value"] if len(parsed) == 1 else text
 
 
 def _check(case: Case, path: Path) -> None:
@@ -235,7 +242,13 @@ def _check(case: Case, path: Path) -> None:
             raise CaseError(f"{path}: {side}.script: no file {case.script(side)}")
         if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", section.device):
             raise CaseError(f'{path}: {side}.device: expected "auto", "cpu", "gpu" or "gpu:1", got {section.device!r}')
+        for name, value in section.env.items():
+            if not name or "=" in name or "\0" in name + value:
+                raise CaseError(f"{path}: {side}.env: {name!r} cannot be an environment variable with that value")
     _check_number(path, "steps", file.steps, 1)
+    _check_number(path, "seed", file.seed, 0)
+    if file.seed >= 1 << 32:
+        raise CaseError(f"{path}: seed: expected less than 2**32, which every random generator takes, got {file.seed}")
     _check_number(path, "threads", file.threads, 0)
     _check_number(path, "compare.resync", file.compare.resync, 0)
     _check_number(path, "schedule.steps", file.schedule.steps, 1)
@@ -251,6 +264,12 @@ def _check(case: Case, path: Path) -> None:
         for key, value in (("rtol", entry.rtol), ("atol", entry.atol)):
             if value is not None and not 0 <= value < float("inf"):
                 raise CaseError(f"{path}: tolerance.{name}.{key}: expected a number of at least 0, got {value}")
+    for item in fields(file.deadline):
+        value = getattr(file.deadline, item.name)
+        if not 0 < value < MAX_DEADLINE_S:
+            raise CaseError(
+                f"{path}: deadline.{item.name}: expected seconds, more than 0 and less than {MAX_DEADLINE_S:.0f}, got {value}"
+            )
     for milestone in file.schedule.chosen_milestones():
         if not 0 <= milestone < file.schedule.steps:
             raise CaseError(

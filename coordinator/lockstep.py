@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Callable, Deque, Dict, Optional, Tuple
 
-from stepalign.coordinator.switchboard import Switchboard
+from stepalign.coordinator.switchboard import Switchboard, note_fault
 from stepalign.protocol.errors import ProtocolError
-from stepalign.protocol.messages import Batch, LoadState, Named, StateLoaded, StepResult
+from stepalign.protocol.messages import Batch, LoadState, Message, Named, StateLoaded, StepResult
 
 BATCHES_AHEAD = 2
 MAX_LEAD = 4
+_TICK_S = 0.1
+_MAY_BE_ABSENT = frozenset({"used_gradient"})
+"""Kinds that a worker leaves out where they say no more than another one."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Lockstep:
         self._results: Dict[int, Dict[str, StepResult]] = {}
         self._busy_since: Dict[str, float] = {}
         self._states: Dict[int, LoadState] = {}
+        self._loading = 0
         self._compared: Deque["Future[None]"] = deque()
         self._done = 0
 
@@ -108,6 +112,7 @@ class Lockstep:
         if step - 1 not in self._states or self._answered[role] < step:
             return False
         self._switchboard.send(role, self._states.pop(step - 1))
+        self._loading += 1
         return True
 
     def _quiet(self, role: str) -> bool:
@@ -116,19 +121,19 @@ class Lockstep:
     def _receive(self, plan: StepPlan, submit: Callable[[StepPair], None]) -> None:
         waiting = [role for role in self._roles if not self._quiet(role)]
         if not waiting:
-            if self._compared:
-                self._compared[0].exception()
+            wait(list(self._compared)[:1], _TICK_S)
+            unasked = self._switchboard.poll(0)
+            if unasked is not None:
+                raise _out_of_turn(*unasked)
             return
         deadline = min(self._busy_since[role] for role in waiting) + self._step_timeout_s
         role, message = self._switchboard.next(deadline, waiting, "step")
-        if isinstance(message, StateLoaded) and plan.resync:
+        if isinstance(message, StateLoaded) and self._loading and role == self._roles[1]:
+            self._loading -= 1
             return
-        if not isinstance(message, StepResult):
-            raise ProtocolError(f"the {role} worker sent {type(message).__name__} in phase step, expected StepResult")
-        if message.step != self._answered[role] or message.step >= self._sent[role]:
-            raise ProtocolError(
-                f"the {role} worker sent a result of step {message.step}, expected step {self._answered[role]}"
-            )
+        if not isinstance(message, StepResult) or self._quiet(role):
+            raise _out_of_turn(role, message)
+        _check_result(role, message, self._answered[role], plan.kinds(self._answered[role]))
         self._answered[role] += 1
         self._busy_since[role] = time.monotonic()
         if (
@@ -145,3 +150,23 @@ class Lockstep:
             self._done += 1
             _, digest = self._batch(message.step)
             submit(StepPair(message.step, pair[self._roles[0]], pair[self._roles[1]], digest))
+
+
+def _out_of_turn(role: str, message: Message) -> Exception:
+    step = getattr(message, "step", None)
+    what = type(message).__name__ + ("" if step is None else f" of step {step}")
+    return note_fault(ProtocolError(f"the {role} worker sent {what} out of turn"), role, "step", step)
+
+
+def _check_result(role: str, result: StepResult, step: int, kinds: Tuple[str, ...]) -> None:
+    """Raise ProtocolError unless ``result`` is that of ``step`` and has all that was asked for."""
+    problem = ""
+    missing = [kind for kind in kinds if kind not in result.tensors and kind not in _MAY_BE_ABSENT]
+    if result.step != step:
+        problem = f"sent a result of step {result.step}, expected step {step}"
+    elif missing:
+        problem = f"sent a result of step {step} without {', '.join(missing)}, which it was asked for"
+    elif result.loss.shape:
+        problem = f"sent a loss of shape {list(result.loss.shape)} at step {step}, expected a scalar"
+    if problem:
+        raise note_fault(ProtocolError(f"the {role} worker {problem}"), role, "step", step)

@@ -117,6 +117,7 @@ def match_names(
     paddle = [spec for spec in paddle if not _is_ignored(spec, weights) and spec.role != "num_batches_tracked"]
     index = {name: spec for spec in paddle for name in (*spec.aliases, spec.name)}
     index.update({spec.name: spec for spec in paddle})
+    _check_renamed_apart(torch, index, weights)
     pieces: List[Piece] = []
     untied: List[str] = []
     unmatched: List[TensorSpec] = []
@@ -144,10 +145,28 @@ def match_names(
 
 
 def rename(name: str, rules: Iterable[Tuple[str, str]]) -> str:
-    """Apply the rename rules, in order, to a torch name."""
+    """Apply the rename rules, in order, to a torch name. Raises CaseError for a replacement that is none."""
     for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
+        try:
+            name = re.sub(pattern, replacement, name)
+        except (re.error, IndexError) as error:
+            raise CaseError(
+                f"weights.rename: {pattern!r} cannot be replaced by {replacement!r}: {error}; "
+                "a group is written \\\\1 and has to be in the pattern"
+            ) from None
     return name
+
+
+def _check_renamed_apart(torch: Sequence[TensorSpec], index: Mapping[str, TensorSpec], weights: WeightsSection) -> None:
+    owners: Dict[str, str] = {}
+    for spec in torch:
+        for name in (spec.name, *spec.aliases):
+            renamed = rename(name, weights.rename)
+            if renamed in index and owners.setdefault(renamed, spec.name) != spec.name:
+                raise CaseError(
+                    f"weights.rename gives torch's {owners[renamed]} and {spec.name} the same name {renamed}: "
+                    "make the patterns more exact"
+                )
 
 
 def _is_ignored(spec: TensorSpec, weights: WeightsSection) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from stepalign.protocol.messages import Named
 
 NOISE_FACTOR = 30.0
 OBVIOUS_FACTOR = 100.0
+BLIND_SHARE = 0.3
+_CANCELLED = 1e-3
 CONTROL_ROLE = "control"
 
 
@@ -32,6 +34,7 @@ class Noise:
     """The greatest absolute difference of the control up to each step, by (kind, torch's canonical name)."""
 
     steps: Dict[Tuple[str, str], Dict[int, float]] = field(default_factory=dict)
+    scales: Dict[Tuple[str, int], float] = field(default_factory=dict)
 
     def at(self, item: Comparison) -> float:
         """Return what the control showed for the same value up to the same step."""
@@ -46,13 +49,56 @@ class Noise:
             return False
         return item.measures.max_abs <= NOISE_FACTOR * self.at(item)
 
+    def blinds(self, item: Comparison) -> bool:
+        """Say whether the noise is so large there that a mistake could hide in what it allows.
+
+        That is `BLIND_SHARE` of the value's own size, or of a thousandth of the greatest of its kind: what is smaller
+        than that beside the others is a sum that cancels, and tells nothing.
+        """
+        own = 0.0 if item.measures is None else abs(item.measures.reference)
+        size = max(own, _CANCELLED * self.scales.get((item.kind, item.step), 0.0))
+        return NOISE_FACTOR * self.at(item) > BLIND_SHARE * size
+
     def note(self, kind: str, name: str, step: int, reference: np.ndarray, control: np.ndarray) -> None:
         """Record one pair of values."""
         if reference.shape != control.shape or not reference.size:
             return
         with np.errstate(all="ignore"):
             size = float(np.max(np.abs(control.astype(np.float64) - reference)))
+            scale = float(np.max(np.abs(reference)))
         self.steps.setdefault((kind, name), {})[step] = size
+        self.scales[kind, step] = max(scale, self.scales.get((kind, step), 0.0))
+
+
+def weigh(failures: Sequence[Comparison], noise: Noise) -> Tuple[Optional[Comparison], Optional[Comparison]]:
+    """Return the first failure that noise does not explain, and the first at which noise has grown too large to tell.
+
+    After the latter step only what noise cannot touch still counts.
+    """
+    blinded: Optional[Comparison] = None
+    for item in failures:
+        if noise.explains(item):
+            if blinded is None and noise.blinds(item):
+                blinded = item
+        elif item.exact or blinded is None or item.step <= blinded.step:
+            return item, blinded
+    return None, blinded
+
+
+def describe_noise(first: Comparison, noise: Noise, blinded: Optional[Comparison]) -> str:
+    """Return in words what the control showed where the sides first differ."""
+    allowed = first.atol + first.rtol * abs(first.measures.reference if first.measures else 0.0)
+    size = first.measures.max_abs if first.measures else 0.0
+    text = (
+        f"at step {first.step} {first.kind} {first.name} differs by {size:.3g}, {allowed:.3g} is the tolerance; torch against "
+        f"itself, its weights moved by one ULP before each step, differs by {noise.at(first):.3g} there: that is rounding"
+    )
+    if blinded is None:
+        return text
+    return (
+        f"{text}. At step {blinded.step} this noise is larger than any useful tolerance ({blinded.kind} {blinded.name}: "
+        f"{noise.at(blinded):.3g}): nothing can be said from there on. Run with --dtype float64, or with --set compare.resync=1"
+    )
 
 
 def beyond_noise(item: Comparison) -> bool:

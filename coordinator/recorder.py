@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
+from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, nearness
 from stepalign.coordinator.comparison.judge import StepJudge
 from stepalign.coordinator.lockstep import StepPair
 from stepalign.coordinator.records import StepsLog
@@ -39,6 +39,7 @@ class Record:
     loss_passed: List[bool] = field(default_factory=list)
     rate_passed: List[bool] = field(default_factory=list)
     batch_sizes: List[int] = field(default_factory=list)
+    rate_pairs: Tuple[Tuple[int, int], ...] = ()
 
     @property
     def steps(self) -> int:
@@ -81,7 +82,7 @@ class Recorder:
             record.known.setdefault((difference.code, difference.torch_name), difference)
         for item in judgement.comparisons:
             record.counts[item.kind] = record.counts.get(item.kind, 0) + 1
-            if item.measures is not None and _badness(item) > _badness(record.worst.get(item.kind)):
+            if item.measures is not None and (item.kind not in record.worst or nearness(item) > nearness(record.worst[item.kind])):
                 record.worst[item.kind] = item
         record.drifts.append(judgement.drift)
         record.loss_passed.append(all(item.passed for item in judgement.comparisons if item.kind == "loss"))
@@ -114,7 +115,7 @@ def step_line(pair: StepPair, judgement: StepJudgement) -> Dict[str, Any]:
     failed = [item for item in judgement.comparisons if not item.passed]
     worst: Dict[str, Comparison] = {}
     for item in judgement.comparisons:
-        if item.measures is not None and _badness(item) > _badness(worst.get(item.kind)):
+        if item.measures is not None and (item.kind not in worst or nearness(item) > nearness(worst[item.kind])):
             worst[item.kind] = item
     return {
         "step": pair.step,
@@ -150,14 +151,6 @@ def describe_comparison(item: Comparison) -> Dict[str, Any]:
     if item.reason:
         described["reason"] = item.reason
     return described
-
-
-def _badness(item: Optional[Comparison]) -> Tuple[bool, float]:
-    if item is None or item.measures is None:
-        return (False, -1.0)
-    allowed = item.atol + item.rtol * abs(item.measures.reference)
-    size = item.measures.max_abs / allowed if allowed else item.measures.max_abs
-    return (not item.passed, size if size == size else float("inf"))
 
 
 def _without_passed(judgement: StepJudgement) -> StepJudgement:

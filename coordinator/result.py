@@ -100,12 +100,16 @@ class SideFacts:
 
 @dataclass(frozen=True)
 class Series:
-    """One value a step (loss) or one tuple a step (rate of each group), from step 0 on; None where a side has none."""
+    """One value a step (loss) or one tuple a step (rate of each group), from step 0 on; None where a side has none.
+
+    ``lr_pairs`` says which groups (torch's, paddle's) hold the same parameters; empty: those of the same number.
+    """
 
     loss_torch: tuple[float | None, ...] = ()
     loss_paddle: tuple[float | None, ...] = ()
     lr_torch: tuple[tuple[float, ...] | None, ...] = ()
     lr_paddle: tuple[tuple[float, ...] | None, ...] = ()
+    lr_pairs: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "series": {
             "loss": {"torch": series.loss_torch, "paddle": series.loss_paddle},
             "lr": {"torch": series.lr_torch, "paddle": series.lr_paddle},
+            **({"lr_pairs": series.lr_pairs} if series.lr_pairs else {}),
         },
         "findings": [_finding_json(finding) for finding in result.findings],
         "warnings": result.warnings,
@@ -95,6 +96,7 @@ def from_json(written: Mapping[str, Any]) -> Result:
                 loss_paddle=loss.tuple_of("paddle", _number_or_none),
                 lr_torch=lr.tuple_of("torch", _rates_or_none),
                 lr_paddle=lr.tuple_of("paddle", _rates_or_none),
+                lr_pairs=top.fields("series").tuple_of("lr_pairs", _pair_from, default=()),
             ),
             first_divergence=top.optional("first_divergence", _divergence_from),
             known_differences=top.tuple_of("known_differences", _known_difference_from),
@@ -217,6 +219,13 @@ def _number_or_none(value: Any, path: str) -> float | None:
 
 def _rates_or_none(value: Any, path: str) -> tuple[float, ...] | None:
     return None if value is None else _tuple_of(value, path, _number)
+
+
+def _pair_from(value: Any, path: str) -> tuple[int, int]:
+    pair = _tuple_of(value, path, _integer)
+    if len(pair) != 2:
+        raise CaseError(f"{path}: expected two group numbers, found {_found(value)}.")
+    return pair[0], pair[1]
 
 
 def _side_from(value: Any, path: str) -> SideFacts:

@@ -9,19 +9,22 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 from stepalign.coordinator.batches import BatchSource, batch_sizes
 from stepalign.coordinator.case import Case
+from stepalign.coordinator.clipped_loss import clipping_warning, first_beyond_clipping
 from stepalign.coordinator.collection import plan_collection
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
-from stepalign.coordinator.comparison.judge import StepJudge
+from stepalign.coordinator.comparison.judge import StepJudge, pair_groups
 from stepalign.coordinator.comparison.tolerances import tolerances
 from stepalign.coordinator.deliverables import write_loss_log, write_rate_log, write_result
 from stepalign.coordinator.diagnosis.cause import Cause, Finding
+from stepalign.coordinator.diagnosis.dropout_draws import compare_draws
 from stepalign.coordinator.diagnosis.explain import Evidence, explain
+from stepalign.coordinator.diagnosis.loss_formula import softmax_clipping
 from stepalign.coordinator.diagnosis.preflight import compare_declarations
 from stepalign.coordinator.diagnosis.ranking import rank
-from stepalign.coordinator.locate import locate
+from stepalign.coordinator.locate import Located, locate
 from stepalign.coordinator.lockstep import StepPair, StepPlan
 from stepalign.coordinator.members import Crew, both, find_crew
-from stepalign.coordinator.noise import Noise, beyond_noise, measure_noise
+from stepalign.coordinator.noise import beyond_noise, describe_noise, measure_noise, weigh
 from stepalign.coordinator.recorder import Record, Recorder
 from stepalign.coordinator.records import STEPS_NAME, StepsLog, create_run_folder
 from stepalign.coordinator.result import FirstDivergence, Result, Verdict
@@ -110,6 +113,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
             [(piece.torch.tensor, piece.paddle.tensor) for piece in session.names.pieces],
             session.names.modules,
             case.file.mode,
+            case.file.compare.dropout,
         )
         watcher.phase("exchanging initial weights")
         run.initial = session.exchange_weights()
@@ -127,10 +131,24 @@ def _drive(run: Run, watcher: Watcher) -> None:
         run.compared = {"tensors": rule, "rates and losses": "every step", "batches": "digest of every step's bytes"}
         recorder = Recorder(judge, log, case.file.compare.resync, watcher.step)
         run.record = recorder.record
+        run.record.rate_pairs = tuple((ours, theirs) for ours, theirs, _ in pair_groups(session.names, torch, paddle))
         run.record.batch_sizes = batch_sizes(run.batches[0])
         watcher.phase(f"running {case.steps} steps")
         plan = StepPlan(0, case.steps, kinds, lambda step: case.file.collect.activations, case.file.compare.resync)
-        session.step(_with_activations(plan), run.batches, recorder.take)
+        session.step(_with_activations(plan), run.batches, _watching_masks(run, recorder.take))
+
+
+def _watching_masks(run: Run, take: Callable[[StepPair], None]) -> Callable[[StepPair], None]:
+    """Return ``take`` such that the shared dropout masks of each step are compared too, until they differ."""
+    found: List[Finding] = []
+
+    def watch(pair: StepPair) -> None:
+        take(pair)
+        if not found:
+            found.extend(compare_draws(pair.reference.masks, pair.candidate.masks))
+            run.findings += found
+
+    return watch
 
 
 def _with_activations(plan: StepPlan) -> StepPlan:
@@ -160,9 +178,10 @@ def _judge(run: Run, watcher: Watcher) -> None:
         if failure.kind in ("loss", "gradient") and run.session is not None and run.batches is not None and run.crew is not None:
             watcher.phase(f"replaying step {failure.step} to find the module")
             located = locate(run.case, run.crew, run.folder, run.session.names, failure, run.batches, watcher.tick)
-        run.divergence = divergence_of(located.first if located and located.first else failure)
-        run.causes = explain(_evidence(run), failure, located)
-        return
+        if not _clipped(run, failure, located, watcher):
+            run.divergence = divergence_of(located.first if located and located.first else failure)
+            run.causes = explain(_evidence(run), failure, located)
+            return
     mattering = [finding for finding in run.findings if finding.matters]
     if mattering:
         first = mattering[0]
@@ -176,6 +195,26 @@ def _judge(run: Run, watcher: Watcher) -> None:
         run.inconclusive = False
 
 
+def _clipped(run: Run, failure: Comparison, located: Optional[Located], watcher: Watcher) -> bool:
+    """Say whether a loss failed only by paddle's clipped softmax; note the known difference, and what it leaves open."""
+    if run.case.file.compare.strict or located is None or located.loss_site is None:
+        return False
+    known = softmax_clipping(located.loss_site)
+    if known is None:
+        return False
+    assert run.crew is not None and run.session is not None and run.batches is not None
+    run.record.known.setdefault((known.code, known.torch_name), known)
+    watcher.phase("replaying the other steps whose losses differ")
+    failures = [item for judgement in run.record.failures for item in judgement.comparisons]
+    beyond = first_beyond_clipping(
+        run.case, run.crew, run.folder, run.session.names, failure, failures, run.batches, watcher.tick
+    )
+    if beyond is not None:
+        run.inconclusive = True
+        run.warnings.append(clipping_warning(failure, beyond))
+    return True
+
+
 def _first_unexplained(run: Run, watcher: Watcher) -> Optional[Comparison]:
     failures = [item for judgement in run.record.failures for item in judgement.comparisons]
     if not failures:
@@ -185,37 +224,11 @@ def _first_unexplained(run: Run, watcher: Watcher) -> Optional[Comparison]:
     watcher.phase("measuring rounding noise: torch against itself")
     last = max(item.step for item in failures) + 1
     noise = measure_noise(run.case, run.crew, run.folder, run.session.names, last, run.batches, watcher.tick)
-    unexplained = next((item for item in failures if not noise.explains(item)), None)
-    if unexplained is None or unexplained.step > failures[0].step:
-        unexplained = unexplained if unexplained is not None and not _drowned(noise, failures, unexplained) else None
+    unexplained, blinded = weigh(failures, noise)
     if unexplained is None:
-        _note_noise(run, noise, failures)
+        run.inconclusive = blinded is not None
+        run.warnings.append(describe_noise(failures[0], noise, blinded))
     return unexplained
-
-
-def _drowned(noise: Noise, failures: List[Comparison], later: Comparison) -> bool:
-    """Say whether noise had already outgrown the tolerance before the step of a failure that it does not explain."""
-    return any(
-        item.step < later.step and noise.at(item) > item.atol + item.rtol * abs(item.measures.reference if item.measures else 0.0)
-        for item in failures
-    ) and not later.exact
-
-
-def _note_noise(run: Run, noise: Noise, failures: List[Comparison]) -> None:
-    first = failures[0]
-    allowed = first.atol + first.rtol * abs(first.measures.reference if first.measures else 0.0)
-    size = first.measures.max_abs if first.measures else 0.0
-    text = (
-        f"from step {first.step} on ({first.kind} {first.name}) the sides differ by {size:.3g}, {allowed:.3g} is allowed; "
-        f"torch against itself with weights moved by one ULP differs by {noise.at(first):.3g} there"
-    )
-    if noise.at(first) > allowed:
-        run.inconclusive = True
-        text += (
-            ": the noise is larger than the tolerance, so nothing can be said from that step on. "
-            "Run with --dtype float64, or with [compare] resync = 1"
-        )
-    run.warnings.append(text)
 
 
 def _judge_what_came(run: Run) -> None:

@@ -5,8 +5,6 @@ Whatever happens inside, `Session` leaves no process, socket or private folder b
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +14,11 @@ import numpy as np
 
 from stepalign.coordinator.batches import BatchSource
 from stepalign.coordinator.case import Case, WeightsSection
+from stepalign.coordinator.dropout_places import shared_places
 from stepalign.coordinator.lockstep import Lockstep, StepPair, StepPlan
 from stepalign.coordinator.naming import NameMap, match_names
 from stepalign.coordinator.payload import write_payload
+from stepalign.coordinator.private_folder import PrivateFolder
 from stepalign.coordinator.stopping import stop_workers
 from stepalign.coordinator.switchboard import Switchboard, note_fault
 from stepalign.coordinator.weights_file import read_weights_file
@@ -53,7 +53,7 @@ class Session:
         self._on_tick = on_tick
         self._workers: List[WorkerProcess] = []
         self._switchboard: Optional[Switchboard] = None
-        self._private: Optional[Path] = None
+        self._private: Optional[PrivateFolder] = None
         self.facts: Dict[str, messages.WorkerFacts] = {}
         self.declarations: Dict[str, Declaration] = {}
         self.names: NameMap = NameMap((), ())
@@ -64,13 +64,15 @@ class Session:
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        stop_workers(self._workers, self._switchboard if error is None else None, self._case.file.deadline.stop_s)
-        for worker in self._workers:
-            worker.close()
-        if self._switchboard is not None:
-            self._switchboard.close()
-        if self._private is not None:
-            shutil.rmtree(self._private, ignore_errors=True)
+        try:
+            stop_workers(self._workers, self._switchboard if error is None else None, self._case.file.deadline.stop_s)
+        finally:
+            for worker in self._workers:
+                worker.close()
+            if self._switchboard is not None:
+                self._switchboard.close()
+            if self._private is not None:
+                self._private.remove()
 
     @property
     def switchboard(self) -> Switchboard:
@@ -79,13 +81,13 @@ class Session:
 
     def start(self) -> None:
         """Start both workers and have each say who it is."""
-        self._private = Path(tempfile.mkdtemp(prefix="stepalign-"))
-        self._private.chmod(0o700)
-        payload = self._private / "payload.pyz"
+        self._private = PrivateFolder()
+        private = self._private.path
+        payload = private / "payload.pyz"
         write_payload(payload)
-        self._switchboard = Switchboard(self._private, self._on_tick)
+        self._switchboard = Switchboard(private, self._on_tick)
         for member in self._members:
-            worker = WorkerProcess(member.spec, payload, self._switchboard.endpoint, self._private)
+            worker = WorkerProcess(member.spec, payload, self._switchboard.endpoint, private)
             self._workers.append(worker)
             self._switchboard.add(worker)
         self._switchboard.greet(self._case.file.deadline.start_s)
@@ -99,6 +101,9 @@ class Session:
             self._take_facts(member, answer.facts)
             self.declarations[member.role] = answer.declaration
         self.names = self._match()
+        if self._case.file.compare.dropout == "shared":
+            self._share_dropout()
+        self._forget_names()
 
     def build_schedules(self) -> Dict[str, messages.ScheduleReady]:
         """Have both sides build their optimizer and scheduler alone."""
@@ -106,7 +111,13 @@ class Session:
         ready = self.switchboard.ask(requests, messages.ScheduleReady, self._case.file.deadline.build_s, "build")
         for member in self._members:
             self._take_facts(member, ready[member.role].facts)
+        self._forget_names()
         return ready
+
+    def _forget_names(self) -> None:
+        """Delete the private folder: all are connected and have imported what they need of the payload."""
+        if self._private is not None:
+            self._private.remove()
 
     def read_rates(self, steps: int) -> Dict[str, np.ndarray]:
         """Return each side's rates, float64 [steps, groups]."""
@@ -221,6 +232,13 @@ class Session:
                 None,
             )
         self.facts[member.role] = facts
+
+    def _share_dropout(self) -> None:
+        """Have both sides draw dropout's masks by the common rule, under the same names of places."""
+        reference, candidate = (member.role for member in self._members)
+        places = shared_places(self.names, self.declarations[reference].modules, self.declarations[candidate].modules)
+        requests = {role: messages.ShareDropout(named) for role, named in zip((reference, candidate), places)}
+        self.switchboard.ask(requests, messages.DropoutShared, self._case.file.deadline.build_s, "build")
 
     def _match(self) -> NameMap:
         reference, candidate = (self.declarations[member.role] for member in self._members)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from pathlib import Path
-from typing import Callable, Deque, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Callable, Deque, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union
 
 import zmq
 
@@ -53,7 +53,7 @@ class Switchboard:
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
         self._workers: Dict[str, WorkerProcess] = {}
-        self._inbox: Deque[Tuple[str, Message]] = deque()
+        self._inbox: Deque[Tuple[str, Union[Message, StepalignError]]] = deque()
         self._on_tick = on_tick
 
     def add(self, worker: WorkerProcess) -> None:
@@ -119,21 +119,27 @@ class Switchboard:
                 raise self._hung(waited_for, phase)
 
     def poll(self, timeout_s: float) -> Optional[Tuple[str, Message]]:
-        """Return a message that came within ``timeout_s``, or None."""
+        """Return a message that came within ``timeout_s``, or None. What came before a fault is given before it is raised."""
         if self._inbox:
-            return self._inbox.popleft()
+            return self._take()
         events = dict(self._poller.poll(int(timeout_s * 1000)))
         self._on_tick()
         self._drain()
         if self._inbox:
-            return self._inbox.popleft()
+            return self._take()
         dead = [role for role, worker in self._workers.items() if worker.pidfd in events]
         if dead:
             self._drain(_LAST_WORD_S)
             if self._inbox:
-                return self._inbox.popleft()
+                return self._take()
             self._raise_if_dead(dead)
         return None
+
+    def _take(self) -> Tuple[str, Message]:
+        role, message = self._inbox.popleft()
+        if isinstance(message, StepalignError):
+            raise message
+        return role, message
 
     def _drain(self, patience_s: float = 0.0) -> None:
         """Take in what came; with ``patience_s``, until nothing more has come for so long."""
@@ -143,10 +149,11 @@ class Switchboard:
                 continue
             if isinstance(message, ProtocolError):
                 error = ProtocolError(f"the {role} worker broke the protocol: {message}")
-                raise note_fault(error, role, *self._whereabouts(role))
-            if isinstance(message, messages.Failed):
-                raise self._as_error(role, message)
-            self._inbox.append((role, message))
+                self._inbox.append((role, note_fault(error, role, *self._whereabouts(role))))
+            elif isinstance(message, messages.Failed):
+                self._inbox.append((role, self._as_error(role, message)))
+            else:
+                self._inbox.append((role, message))
 
     def _whereabouts(self, role: str) -> Tuple[str, Optional[int]]:
         status = self._workers[role].status()
@@ -170,6 +177,9 @@ class Switchboard:
             if code is None:
                 continue
             self._drain(_LAST_WORD_S)
+            last_word = next((item for name, item in self._inbox if name == role and isinstance(item, StepalignError)), None)
+            if last_word is not None:
+                raise last_word
             status = worker.status()
             tail = worker.log_tail()
             if code == _EXIT_MISSING_PACKAGE:

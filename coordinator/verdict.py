@@ -44,6 +44,7 @@ def series_of(record: Record) -> Series:
         loss_paddle=tuple(float(loss) for loss in record.losses[1]),
         lr_torch=tuple(tuple(rates) for rates in record.rates[0]),
         lr_paddle=tuple(tuple(rates) for rates in record.rates[1]),
+        lr_pairs=record.rate_pairs,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Dict, Sequence, Set
 
@@ -30,6 +31,8 @@ def read_weights_file(path: Path, expected: Sequence[TensorSpec]) -> Dict[str, n
             raise CaseError(f"{path}: no {spec.name}" + (f"; nearest: {', '.join(near)}" if near else ""))
         used.update((spec.name, *spec.aliases))
         array = found[name]
+        if array.dtype.kind != np.dtype(spec.dtype).kind:
+            raise CaseError(f"{path}: {name} has dtype {array.dtype}, the model's has {spec.dtype}")
         if array.shape != spec.shape:
             raise CaseError(f"{path}: {name} has shape {list(array.shape)}, the model's has {list(spec.shape)}")
         result[spec.name] = np.array(array, dtype=spec.dtype, order="C")
@@ -42,10 +45,21 @@ def read_weights_file(path: Path, expected: Sequence[TensorSpec]) -> Dict[str, n
 def _read(path: Path) -> Dict[str, np.ndarray]:
     try:
         if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            return dict(load_file(str(path)))
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+            return _read_safetensors(path)
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise CaseError(f"{path} is a single .npy array: save each tensor by its name with np.savez")
+            return {name: np.asarray(archive[name]) for name in archive.files}
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError) as error:
         raise CaseError(f"{path} holds no plain arrays: {error}") from None
+
+
+def _read_safetensors(path: Path) -> Dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(str(path)))
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise CaseError(f"{path} holds no tensors that numpy has: {error}; save them as float32 or float64") from None

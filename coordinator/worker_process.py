@@ -40,8 +40,8 @@ class WorkerProcess:
 
     def __init__(self, spec: WorkerSpec, payload: Path, endpoint: str, private: Path) -> None:
         self.spec = spec
-        self._status_path = str(private / f"{spec.role}.status")
-        create_status(self._status_path)
+        status_path = str(private / f"{spec.role}.status")
+        self._status = create_status(status_path)
         reader, self._lifeline = os.pipe()
         os.set_inheritable(reader, True)
         environment = {
@@ -51,7 +51,7 @@ class WorkerProcess:
             "STEPALIGN_ROLE": spec.role,
             "STEPALIGN_FRAMEWORK": spec.framework,
             "STEPALIGN_ENDPOINT": endpoint,
-            "STEPALIGN_STATUS": self._status_path,
+            "STEPALIGN_STATUS": status_path,
             "STEPALIGN_LIFELINE": str(reader),
             "PYTHONUNBUFFERED": "1",
         }
@@ -60,6 +60,7 @@ class WorkerProcess:
         except OSError as error:
             os.close(reader)
             os.close(self._lifeline)
+            os.close(self._status)
             raise StepalignError(f"the {spec.role} worker's log {spec.log} cannot be written: {error.strerror}") from None
         try:
             with log:
@@ -74,6 +75,7 @@ class WorkerProcess:
                 )
         except (OSError, ValueError) as error:
             os.close(self._lifeline)
+            os.close(self._status)
             raise EnvironmentFailure(
                 f"the {spec.role} worker's interpreter {spec.interpreter} does not start: {error}"
             ) from None
@@ -99,7 +101,7 @@ class WorkerProcess:
 
     def status(self) -> Status:
         """Return the step and the phase that the worker noted last."""
-        return read_status(self._status_path)
+        return read_status(self._status)
 
     def exit_code(self) -> Optional[int]:
         """Return the exit code, negative for a signal; None while it runs."""
@@ -164,6 +166,7 @@ class WorkerProcess:
         self.signal_group(signal.SIGKILL)
         os.close(self.pidfd)
         os.close(self._lifeline)
+        os.close(self._status)
 
 
 def name_exit(code: int) -> str:

@@ -38,15 +38,19 @@ class ScriptError(CaseError):
 
 
 def load_script(path: Path, folder: Path) -> ModuleType:
-    """Import the script at ``path``; its folder and the case's come first on the path from here on."""
+    """Import the script at ``path``; its folder and the case's come first on the path from here on.
+
+    A script whose name another module has already (``json.py``, ``torch.py``) does not take that module's place.
+    """
     for entry in (str(folder), str(path.parent)):
         if entry not in sys.path:
             sys.path.insert(0, entry)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem if path.stem not in sys.modules else f"stepalign_script_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise CaseError(f"{path} is not a Python file: name a .py file as the side's script")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     loader = spec.loader
     call_script(f"importing {path.name}", folder, lambda: loader.exec_module(module))
     return module

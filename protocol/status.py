@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from typing import NamedTuple, Optional
 
@@ -39,14 +40,14 @@ class StatusWriter:
         self.enter("wait")
 
 
-def create_status(path: str) -> None:
-    """Make the file before the worker starts."""
-    with open(path, "wb") as file:
-        file.write(_LAYOUT.pack(-1, b"start").ljust(SIZE_BYTES, b"\0"))
+def create_status(path: str) -> int:
+    """Make the file before the worker starts; return a descriptor to read it by, whatever becomes of its name."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    os.write(descriptor, _LAYOUT.pack(-1, b"start").ljust(SIZE_BYTES, b"\0"))
+    return descriptor
 
 
-def read_status(path: str) -> Status:
+def read_status(descriptor: int) -> Status:
     """Return what the worker noted last."""
-    with open(path, "rb") as file:
-        step, phase = _LAYOUT.unpack(file.read(_LAYOUT.size))
+    step, phase = _LAYOUT.unpack(os.pread(descriptor, _LAYOUT.size, 0))
     return Status(None if step < 0 else step, phase.rstrip(b"\0").decode("ascii", "replace"))

@@ -287,11 +287,21 @@ class Stage:
     switchboard: Switchboard
     workers: dict[str, WorkerProcess] = field(default_factory=dict)
 
-    def start(self, role: str = "torch", fault: str = "", framework: str = "", env: Mapping[str, str] | None = None) -> WorkerProcess:
-        """Start the numpy double as ``role``. ``fault`` is what it does wrong, see `tests/doubles/numpy_worker.py`."""
+    def start(
+        self,
+        role: str = "torch",
+        fault: str = "",
+        framework: str = "",
+        env: Mapping[str, str] | None = None,
+        payload: Path = DOUBLES / "numpy_worker.py",
+    ) -> WorkerProcess:
+        """Start a worker as ``role``: the numpy double, or what ``payload`` is.
+
+        ``fault`` is what the double does wrong, see `tests/doubles/numpy_worker.py`.
+        """
         worker = WorkerProcess(
             double_spec(self.folder, role, fault, framework, env),
-            DOUBLES / "numpy_worker.py",
+            payload,
             self.switchboard.endpoint,
             self.private,
         )

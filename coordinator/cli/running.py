@@ -9,7 +9,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Callable, Dict
+from typing import Callable, Dict, Sequence, Tuple
 
 from stepalign.coordinator import environments
 from stepalign.coordinator.case import SIDES, Case, load_case
@@ -47,7 +47,8 @@ def schedule(options: argparse.Namespace) -> int:
     """Compare both sides' learning rates alone."""
     assignments = [*options.assignments, *([] if options.steps is None else [f"schedule.steps={options.steps}"])]
     case = load_case(options.case, assignments)
-    return _watched(options, case, lambda watcher: run_schedule(case, options.out, watcher))
+    milestones = case.file.schedule.chosen_milestones()
+    return _watched(options, case, lambda watcher: run_schedule(case, options.out, watcher), milestones)
 
 
 def _load(options: argparse.Namespace, folder: Path) -> Case:
@@ -55,7 +56,12 @@ def _load(options: argparse.Namespace, folder: Path) -> Case:
     return load_case(folder, options.assignments, **overrides)
 
 
-def _watched(options: argparse.Namespace, case: Case, call: Callable[[Watcher], "tuple[Result, Path]"]) -> int:
+def _watched(
+    options: argparse.Namespace,
+    case: Case,
+    call: Callable[[Watcher], Tuple[Result, Path]],
+    rate_steps: Sequence[int] = (),
+) -> int:
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         progress = stack.enter_context(Progress(enabled=not options.quiet))
@@ -74,5 +80,5 @@ def _watched(options: argparse.Namespace, case: Case, call: Callable[[Watcher], 
     if options.json:
         print(json.dumps(to_json(result), indent=1, allow_nan=False))
     else:
-        print_verdict(result, folder)
+        print_verdict(result, folder, rate_steps=rate_steps)
     return result.exit_code

@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.comparison.measures import Measures, measure
+from stepalign.coordinator.comparison.measures import Measures, measure, screen
 from stepalign.coordinator.result import KnownDifference
 
 
@@ -53,6 +53,15 @@ class StepJudgement:
         return next((item for item in self.comparisons if not item.passed), None)
 
 
+def nearness(item: Comparison) -> Tuple[bool, float]:
+    """Return an order of comparisons: failed ones last, then by how near the difference is to what is allowed."""
+    if item.measures is None:
+        return (not item.passed, -1.0)
+    allowed = item.atol + item.rtol * abs(item.measures.reference)
+    size = item.measures.max_abs / allowed if allowed else item.measures.max_abs
+    return (not item.passed, size if size == size else math.inf)
+
+
 def compare_values(
     step: int,
     kind: str,
@@ -77,7 +86,7 @@ def compare_values(
         return replace(result, reason=f"shape {list(torch.shape)} on torch, {list(paddle.shape)} on paddle")
     if torch.dtype != paddle.dtype:
         return replace(result, reason=f"dtype {torch.dtype} on torch, {paddle.dtype} on paddle")
-    measures = measure(torch, paddle, rtol, atol)
+    measures = screen(torch, paddle, rtol, atol) or measure(torch, paddle, rtol, atol)
     passed = measures.outside == 0 and math.isfinite(measures.max_abs)
     reason = ""
     nonfinite = measures.reference_nonfinite or measures.candidate_nonfinite

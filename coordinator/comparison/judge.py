@@ -8,13 +8,14 @@ frameworks' known formulas. Pure: what it keeps between steps is the state befor
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
+from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values, nearness
 from stepalign.coordinator.comparison.known_differences import batch_norm_running_variance, clip_norm_epsilon
-from stepalign.coordinator.comparison.measures import dot
+from stepalign.coordinator.comparison.measures import measure, squares
 from stepalign.coordinator.comparison.tolerances import Tolerance
 from stepalign.coordinator.comparison.update_judge import UpdateJudge, UpdateStep
 from stepalign.coordinator.lockstep import StepPair
@@ -48,12 +49,14 @@ class StepJudge:
         self._rate_pairs = pair_groups(names, torch, paddle)
         self._group_counts = (len(torch.optimizer.groups), len(paddle.optimizer.groups))
         self._updates = UpdateJudge(names, torch.optimizer, paddle.optimizer, dtype)
+        self._clips_inside = paddle.optimizer.clip is not None
         self._momenta = {
             f"{module.path}.running_var".lstrip("."): module.hyperparameters.get("momentum") for module in torch.modules
         }
         self._before: Tuple[Arrays, Arrays] = ({}, {})
         self._state_before: Tuple[States, States] = ({}, {})
         self._drift = 0.0
+        self._compared: Dict[Tuple[str, str], Tuple[np.ndarray, np.ndarray]] = {}
         self._initial: Tuple[Comparison, ...] = ()
 
     def begin(self, torch: Named, paddle: Named) -> Tuple[Comparison, ...]:
@@ -85,14 +88,17 @@ class StepJudge:
         if raw[0] or raw[1]:
             comparisons += self._judge_gradients(pair.step, raw, used, known)
         after, state = self._canonical(sides, "parameter"), self._canonical_state(sides)
+        floor = self._noise_floor(raw[0])
         if after[0] and after[1]:
-            comparisons += self._judge_updates(pair, raw, used, state, after, known)
+            comparisons += self._judge_updates(pair, raw, used, state, after, floor, known)
         buffers = self._canonical(sides, "buffer")
         if buffers[0] or buffers[1]:
             comparisons += self._judge_buffers(pair.step, buffers, known)
+        comparisons = complete_worst(comparisons, self._compared)
+        self._compared = {}
         self._state_before = state
         if after[0] and after[1]:
-            self._drift = relative_drift(after, raw, self._noise_floor(raw[0]))
+            self._drift = relative_drift(after, raw, floor)
             self._before = (
                 {**self._before[0], **after[0], **buffers[0]},
                 {**self._before[1], **after[1], **buffers[1]},
@@ -128,11 +134,14 @@ class StepJudge:
         return found
 
     def _judge_activations(self, pair: StepPair) -> List[Comparison]:
+        """Compare outputs; what goes into a module is another's output, or is the caller's to arrange."""
         torch = pair.reference.tensors.get("activation", {})
         paddle = pair.candidate.tensors.get("activation", {})
         paths = dict(self._names.modules)
         found = []
         for path, array in torch.items():
+            if path.endswith("@input"):
+                continue
             module, mark, rest = _split_path(path)
             theirs = f"{paths.get(module, module)}{mark}{rest}"
             rtol, atol = self._allowance("activation", array, 0.0)
@@ -156,7 +165,9 @@ class StepJudge:
         found = [self._judge_gradient(step, name, raw, largest) for name in self._backward_order(raw)]
         if used[0] is raw[0] and used[1] is raw[1]:
             return found
-        recognised, factor = clip_norm_epsilon(raw[0], used[0], raw[1], used[1], self._tolerances["gradient"].of_tensor)
+        recognised, factor = None, 1.0
+        if self._clips_inside:
+            recognised, factor = clip_norm_epsilon(raw[0], used[0], raw[1], used[1])
         explained = factor != 1.0 and not self._strict
         if recognised is not None:
             known.append(recognised)
@@ -193,6 +204,7 @@ class StepJudge:
         used: Tuple[Arrays, Arrays],
         state: Tuple[States, States],
         after: Tuple[Arrays, Arrays],
+        floor: float,
         known: List[KnownDifference],
     ) -> List[Comparison]:
         states: List[Comparison] = []
@@ -205,7 +217,7 @@ class StepJudge:
             if piece.kind != "parameter":
                 continue
             name = piece.name
-            rtol, atol = self._update_allowance(name, after[0].get(name), self._is_noise(name, raw))
+            rtol, atol = self._update_allowance(name, after[0].get(name), is_noise(raw[0].get(name), floor))
             values = self._compare("parameter", pair.step, name, after, rtol, atol)
             judged = self._updates.judge(step, name, suspects(values, after))
             known += judged.known
@@ -271,9 +283,10 @@ class StepJudge:
         tensor, slash, slot = name.rpartition("/")
         theirs = f"{self._names.paddle_name(tensor)}/{slot}" if slash else self._names.paddle_name(name)
         exact = kind == "initial_parameter"
-        return compare_values(
-            step, kind, name, theirs, pair[0].get(name), pair[1].get(name), rtol, atol, self._allow_nonfinite, exact
-        )
+        ours, others = pair[0].get(name), pair[1].get(name)
+        if ours is not None and others is not None:
+            self._compared[kind, name] = (ours, others)
+        return compare_values(step, kind, name, theirs, ours, others, rtol, atol, self._allow_nonfinite, exact)
 
     def _allowance(self, kind: str, reference: Optional[np.ndarray], largest: float) -> Tuple[float, float]:
         """Return rtol and atol for one tensor: the kind's own, its scale's and its model's parts, grown by the drift."""
@@ -288,7 +301,7 @@ class StepJudge:
         before = self._before[0].get(name)
         if after is None or before is None:
             return tolerance.rtol, tolerance.atol
-        update = _magnitude(after.astype(np.float64) - before)
+        update = _magnitude(after - before)
         part = 2.0 if noise else tolerance.of_tensor + min(tolerance.per_drift * self._drift, 0.1)
         drift = self._drift * _magnitude(before)
         return tolerance.rtol, tolerance.atol + part * update + drift
@@ -296,10 +309,6 @@ class StepJudge:
     def _noise_floor(self, gradients: Arrays) -> float:
         largest = max((_magnitude(array) for array in gradients.values()), default=0.0)
         return self._tolerances["gradient"].of_model * largest
-
-    def _is_noise(self, name: str, raw: Tuple[Arrays, Arrays]) -> bool:
-        array = raw[0].get(name)
-        return array is not None and _magnitude(array) <= self._noise_floor(raw[0])
 
     def _backward_order(self, gradients: Tuple[Arrays, Arrays]) -> Sequence[str]:
         return [
@@ -343,6 +352,27 @@ def canonical_state(names: NameMap, side: str, state: Named) -> States:
             slots = by_tensor[place.tensor].items()
             found[piece.name] = {slot: place.read(array) if array.ndim else array for slot, array in slots}
     return found
+
+
+def is_noise(gradient: Optional[np.ndarray], floor: float) -> bool:
+    """Say whether a gradient is nothing but rounding noise beside the model's other gradients."""
+    return gradient is not None and _magnitude(gradient) <= floor
+
+
+def complete_worst(
+    comparisons: List[Comparison], compared: Mapping[Tuple[str, str], Tuple[np.ndarray, np.ndarray]]
+) -> List[Comparison]:
+    """Measure in full, of each kind, the comparison that came nearest to its tolerance; the others were screened."""
+    worst: Dict[str, int] = {}
+    for number, item in enumerate(comparisons):
+        if item.measures is not None and (item.kind not in worst or nearness(item) > nearness(comparisons[worst[item.kind]])):
+            worst[item.kind] = number
+    completed = list(comparisons)
+    for number in worst.values():
+        item = comparisons[number]
+        if item.measures is not None and not item.measures.complete and (item.kind, item.name) in compared:
+            completed[number] = replace(item, measures=measure(*compared[item.kind, item.name], item.rtol, item.atol))
+    return completed
 
 
 def largest_slots(state: States) -> Dict[str, float]:
@@ -403,11 +433,9 @@ def relative_drift(parameters: Tuple[Arrays, Arrays], gradients: Tuple[Arrays, A
         other, gradient = parameters[1].get(name), gradients[0].get(name)
         if other is None or other.shape != array.shape or (gradient is not None and _magnitude(gradient) <= floor):
             continue
-        with np.errstate(all="ignore"):
-            difference = (other - array).ravel().astype(np.float64)
-            wide = array.ravel().astype(np.float64)
-            apart += dot(difference, difference)
-            size += dot(wide, wide)
+        apart_square, square = squares(array, other)
+        apart += apart_square
+        size += square
     drift = math.sqrt(apart / size) if size else 0.0
     return drift if math.isfinite(drift) else 0.0
 

@@ -9,6 +9,7 @@ import math
 
 import paddle
 from paddle import nn
+
 from stepalign.workers import Training
 
 

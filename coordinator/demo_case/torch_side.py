@@ -8,8 +8,9 @@ case, import your model here instead of writing it down.
 import math
 
 import torch
-from stepalign.workers import Training
 from torch import nn
+
+from stepalign.workers import Training
 
 
 class Embeddings(nn.Module):

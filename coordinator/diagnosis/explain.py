@@ -12,6 +12,7 @@ from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.comparison.judge import pair_groups
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
 from stepalign.coordinator.diagnosis.clip_fit import explain_clipping
+from stepalign.coordinator.diagnosis.loss_formula import LossSite, explain_loss_formula
 from stepalign.coordinator.diagnosis.numbers import (
     explain_activation,
     explain_gradients,
@@ -32,6 +33,9 @@ from stepalign.protocol.specs import Declaration, ModuleSpec
 _KIND_ORDER = ("lr", "activation", "loss", "gradient", "optimizer_state", "parameter", "buffer")
 _LATER_KIND = 0.5
 """A declared difference that shows only after the kind that failed first cannot be what made it fail first."""
+
+_SETTLED = 0.8
+"""A loss whose formula is found with this confidence is explained by it."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ def _from_weights(evidence: Evidence) -> List[Cause]:
 
 
 def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
+    if located is not None and located.loss_site is not None:
+        return _from_loss(evidence, failure, located.loss_site)
     causes: List[Cause] = []
     if located is not None and located.first is not None:
         causes += _from_module(evidence, located)
@@ -125,8 +131,21 @@ def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located:
     return causes
 
 
+def _from_loss(evidence: Evidence, failure: Comparison, site: LossSite) -> List[Cause]:
+    """Return why the loss differs where every module's output agrees: what gradients and ratios show follows from it."""
+    formulas = explain_loss_formula(site)
+    follows = (Category.BACKWARD, Category.LOSS) if formulas[0].confidence >= _SETTLED else (Category.BACKWARD,)
+    rest = _from_forward_and_backward(evidence, failure, None)
+    return formulas + [
+        replace(cause, confidence=cause.confidence * _LATER_KIND) if cause.category in follows else cause for cause in rest
+    ]
+
+
 def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
     specs = [_module(evidence.torch, located.module), _module(evidence.paddle, located.paddle_module)]
+    if located.container is not None:
+        stretch = ModuleSpec(f"the code {located.stretch.removeprefix('in the code ')}", "", "", False)
+        specs = [stretch, stretch]
     found: List[Cause] = []
     if specs[0] is not None and specs[1] is not None and located.outputs is not None and not located.backward:
         found = explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
@@ -172,7 +191,9 @@ def _unexplained(failure: Optional[Comparison], located: Optional[Located]) -> C
     category = Category.BACKWARD if located is not None and located.backward else by_kind[failure.kind]
     where = f"{failure.kind} {failure.name} at step {failure.step}: {failure.reason}"
     fix = "compare this place in both scripts"
-    if located is not None and located.paddle_module:
+    if located is not None and located.container is not None:
+        fix = f"compare both scripts {located.stretch}"
+    elif located is not None and located.paddle_module:
         inside = {True: "its input agrees, so the mistake is inside it", False: "its input already differs, so look just before it"}
         hint = inside.get(located.input_agrees) if located.input_agrees is not None else None
         where += f"; {hint}" if hint else ""

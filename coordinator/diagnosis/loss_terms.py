@@ -40,12 +40,12 @@ def softmax(logits: Array) -> Array:
 
 
 def log_probabilities(scores: Array) -> Iterator[tuple[str, Array]]:
-    """Yield what a loss over classes may take for log p, the plain reading first; scores [..., classes].
+    """Yield what a loss over classes may take for log p, the plain reading, named "", first; scores [..., classes].
 
     A reading that equals the plain one is left out.
     """
     plain = log_softmax(scores)
-    yield "plain", plain
+    yield "", plain
     clipped = log_softmax(scores, clipped=True)
     if not np.array_equal(clipped, plain):
         yield "clipped", clipped

@@ -87,8 +87,8 @@ def known_update_differences(
         if all(judgement is not None and judgement.fits for judgement in plain):
             if variants and case.trace.dtype == "float64":
                 what = "paddle keeps this optimizer's hyper-parameters in float32"
-                left = f"residual {worst_of(case):.2g} of what rounding may do"
-                found.append(KnownDifference(sorted(variants)[0], case.name, f"{what}; {left}"))
+                rest = f"residual {worst_of(case):.2g} of what rounding may do"
+                found.append(KnownDifference(sorted(variants)[0], case.name, f"{what}; {rest}"))
         elif _fits_somehow(case):
             left = worst_of(_as_paddle_writes_it(case))
             found.append(

@@ -32,11 +32,13 @@ def compare_declarations(
     tensor_pairs: Sequence[tuple[str, str]],
     module_pairs: Sequence[tuple[str, str]],
     mode: str,
+    dropout: str = "own",
 ) -> list[Finding]:
     """Return the declared differences, those that matter first, then the surest.
 
     ``tensor_pairs`` holds (torch name, paddle name), a torch name once for each paddle tensor that is a part of it;
-    ``module_pairs`` holds (torch path, paddle path). ``mode`` is ``"eval"`` or ``"train"``.
+    ``module_pairs`` holds (torch path, paddle path). ``mode`` is ``"eval"`` or ``"train"``;
+    ``dropout`` is ``"own"`` where each side draws its own masks, ``"shared"`` where both draw the same.
     """
     torch_index, paddle_index = _index(torch.tensors), _index(paddle.tensors)
     pairs = [(torch_index[t], paddle_index[p]) for t, p in tensor_pairs if t in torch_index and p in paddle_index]
@@ -45,7 +47,7 @@ def compare_declarations(
     findings = [
         *_trainable(torch, paddle, parameters),
         *_dtypes(pairs),
-        *compare_modules(torch, paddle, module_pairs, mode),
+        *compare_modules(torch, paddle, module_pairs, mode, dropout),
         *compare_optimizers(torch, paddle, trained),
         *_schedulers(torch, paddle),
         *_clipping(torch, paddle),

@@ -56,7 +56,11 @@ _ABSOLUTE_EPSILON = 2e-12
 
 
 def compare_modules(
-    torch: Declaration, paddle: Declaration, module_pairs: Sequence[tuple[str, str]], mode: str
+    torch: Declaration,
+    paddle: Declaration,
+    module_pairs: Sequence[tuple[str, str]],
+    mode: str,
+    dropout: str = "own",
 ) -> list[Finding]:
     """Return the differences between the modules of ``module_pairs`` (torch path, paddle path), equal ones grouped."""
     torch_by_path = {module.path: module for module in torch.modules}
@@ -74,12 +78,42 @@ def compare_modules(
     paired = {t.path for t, _ in pairs}, {p.path for _, p in pairs}
     findings.extend(_lone_dropouts(torch.modules, paired[0], "torch", mode))
     findings.extend(_lone_dropouts(paddle.modules, paired[1], "paddle", mode))
+    if mode == "train" and dropout == "own":
+        findings.extend(_own_masks(torch, paddle))
     return findings
 
 
 def is_dropout(module: ModuleSpec) -> bool:
     """Return whether a module is one of the dropout classes."""
     return "Dropout" in module.type
+
+
+def drops(module: ModuleSpec) -> bool:
+    """Return whether a module itself drops elements as it stands: in training mode, at a rate above zero."""
+    values = module.hyperparameters
+    if not module.training:
+        return False
+    if is_dropout(module):
+        return as_float(values.get("p"), 0.0) > 0.0
+    if module.type in _RECURRENT and as_float(values.get("num_layers"), 1.0) < 2.0:
+        return False
+    return module.type in ("MultiheadAttention", *_RECURRENT) and as_float(values.get("dropout"), 0.0) > 0.0
+
+
+def _own_masks(torch: Declaration, paddle: Declaration) -> Iterator[Finding]:
+    """Find dropout that is active on both sides, each with random masks of its own: no step can agree."""
+    ours, theirs = ([module for module in side.modules if drops(module)] for side in (torch, paddle))
+    if ours and theirs:
+        cause = Cause(
+            Category.RANDOMNESS,
+            "dropout_masks",
+            0.94,
+            f"dropout is active on both sides ({names(m.path or m.type for m in ours)} in torch, "
+            f"{names(m.path or m.type for m in theirs)} in paddle) and each draws masks of its own: the same seed gives other "
+            "masks, so that no step can agree",
+            'mode = "eval", or [compare] dropout = "shared" to give both sides the same masks',
+        )
+        yield Finding(cause, "activation", ours[0].path, theirs[0].path, True)
 
 
 def _common(name: str) -> str:

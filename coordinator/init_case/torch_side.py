@@ -1,8 +1,9 @@
 """The original, in PyTorch. Runs in a process that has PyTorch and not PaddlePaddle."""
 
 import torch
-from stepalign.workers import Training
 from torch import nn
+
+from stepalign.workers import Training
 
 
 class Classifier(nn.Module):

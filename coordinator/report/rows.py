@@ -47,7 +47,7 @@ def group_count(series: Series) -> int:
 def step_row(series: Series, step: int) -> StepRow:
     """Return one step's row."""
     torch_loss, paddle_loss = _at(series.loss_torch, step), _at(series.loss_paddle, step)
-    rates = _furthest_rates(_at(series.lr_torch, step) or (), _at(series.lr_paddle, step) or ())
+    rates = _furthest_rates(_at(series.lr_torch, step) or (), _at(series.lr_paddle, step) or (), series.lr_pairs)
     return StepRow(step, torch_loss, paddle_loss, absolute(torch_loss, paddle_loss), *rates)
 
 
@@ -96,12 +96,12 @@ def around_divergence(result: Result) -> list[int]:
 
 
 def _furthest_rates(
-    torch: Sequence[float], paddle: Sequence[float]
+    torch: Sequence[float], paddle: Sequence[float], pairs: Sequence[tuple[int, int]]
 ) -> tuple[float | None, float | None, float | None, int | None]:
     furthest: tuple[float | None, float | None, float | None, int | None] = (None, None, None, None)
     greatest = -1.0
-    for group in range(max(len(torch), len(paddle))):
-        ours, theirs = _at(torch, group), _at(paddle, group)
+    for group, partner in pairs or [(number, number) for number in range(max(len(torch), len(paddle)))]:
+        ours, theirs = _at(torch, group), _at(paddle, partner)
         difference = relative(ours, theirs)
         size = math.inf if difference is None or math.isnan(difference) else difference
         if size > greatest:

@@ -27,6 +27,11 @@ class StepsSample:
     total: int = 0
     unreadable: int = 0
 
+    @property
+    def unlisted(self) -> int:
+        """How many failures a chosen line leaves unlisted at most: it lists the first ones and counts all."""
+        return max((_unlisted(line) for line in self.lines), default=0)
+
 
 def read_sample(folder: Path, room: int, important: Iterable[int] = ()) -> StepsSample:
     """Read at most ``room`` lines of the folder's steps.jsonl, which need not exist.
@@ -54,6 +59,11 @@ def read_sample(folder: Path, room: int, important: Iterable[int] = ()) -> Steps
         return StepsSample()
     lines = tuple(line for line in parsed if line is not None)
     return StepsSample(lines, len(offsets), len(chosen) - len(lines))
+
+
+def _unlisted(line: dict[str, Any]) -> int:
+    failed, listed = line.get("failed"), line.get("failures")
+    return max(0, failed - len(listed)) if isinstance(failed, int) and isinstance(listed, list) else 0
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

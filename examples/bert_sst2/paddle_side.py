@@ -2,6 +2,7 @@
 
 import paddle
 from paddlenlp.transformers import BertConfig, BertForSequenceClassification, LinearDecayWithWarmup
+
 from stepalign.workers import Training
 
 NO_DECAY = ("bias", "layer_norm.weight", "norm1.weight", "norm2.weight")

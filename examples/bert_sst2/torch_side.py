@@ -1,8 +1,9 @@
 """BertForSequenceClassification of Hugging Face transformers, fine-tuned as STEP4 does."""
 
 import torch
-from stepalign.workers import Training
 from transformers import BertConfig, BertForSequenceClassification, get_linear_schedule_with_warmup
+
+from stepalign.workers import Training
 
 NO_DECAY = ("bias", "LayerNorm.weight")
 

@@ -1,8 +1,9 @@
 """The original: two convolutions with batch norm, in PyTorch."""
 
 import torch
-from stepalign.workers import Training
 from torch import nn
+
+from stepalign.workers import Training
 
 
 class DigitNet(nn.Module):

@@ -1,6 +1,7 @@
 """ResNet-18 of paddle.vision, for ten classes, trained with SGD and momentum."""
 
 import paddle
+
 from stepalign.workers import Training
 
 

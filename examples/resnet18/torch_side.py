@@ -1,8 +1,9 @@
 """ResNet-18 of Hugging Face transformers, for ten classes, trained with SGD and momentum."""
 
 import torch
-from stepalign.workers import Training
 from transformers import ResNetConfig, ResNetForImageClassification
+
+from stepalign.workers import Training
 
 
 def loss(model, batch):

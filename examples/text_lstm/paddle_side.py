@@ -2,6 +2,7 @@
 
 import paddle
 from paddle import nn
+
 from stepalign.workers import Training
 
 

@@ -1,8 +1,9 @@
 """The original: an embedding, a bidirectional LSTM and two linear layers, in PyTorch."""
 
 import torch
-from stepalign.workers import Training
 from torch import nn
+
+from stepalign.workers import Training
 
 
 class LstmClassifier(nn.Module):

@@ -277,3 +277,14 @@ def test_a_kind_with_one_tensor_has_one_row() -> None:
     line = {"step": 0, "failures": [entry("lr", "group 0", 5.0, False)]}
     drawn = heat_map(StepsSample((line,), 1))
     assert drawn is not None and [row["name"] for row in drawn["rows"]] == [""]
+
+
+def test_failures_that_the_log_only_counts_are_mentioned(tmp_path: Path) -> None:
+    line = {
+        "step": 0,
+        "passed": False,
+        "failed": 45,
+        "failures": [entry("gradient", f"g{n}", 5.0, False) for n in range(20)],
+    }
+    (tmp_path / "steps.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert "up to 25 more" in _written(tmp_path, aligned()).texts["heat"]

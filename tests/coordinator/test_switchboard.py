@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stepalign.coordinator.payload import write_payload
 from stepalign.coordinator.stopping import stop_workers
 from stepalign.protocol import messages
 from stepalign.protocol.errors import (
@@ -99,6 +100,21 @@ def test_a_fatal_signal_leaves_a_python_traceback_in_the_message(stage: Any, mak
     assert "the end of torch.log:" in str(caught.value)
     assert "Fatal Python error: Segmentation fault" in str(caught.value)
     assert "in train_step" in str(caught.value)
+
+
+def test_a_vanished_log_does_not_hide_a_death(stage: Any, make_case: Any) -> None:
+    worker = stage.start(fault="forward=SIGKILL")
+    worker.spec.log.unlink()
+    with pytest.raises(WorkerFailure, match=r"died in phase forward of step 0: SIGKILL\(-9\)$"):
+        drive(stage, make_case())
+
+
+def test_a_vanished_log_does_not_hide_a_hang(stage: Any, make_case: Any) -> None:
+    worker = stage.start(fault="build=hang")
+    worker.spec.log.unlink()
+    stage.switchboard.greet(LONG_S)
+    with pytest.raises(DeadlineExceeded, match="it is in phase build"):
+        drive_after_greeting(stage, make_case(), 0.3)
 
 
 def test_an_exit_before_the_first_word_is_told_with_the_end_of_the_log(stage: Any, make_case: Any) -> None:
@@ -227,14 +243,8 @@ def test_a_worker_may_change_its_working_directory(stage: Any, make_case: Any) -
     drive(stage, make_case())
 
 
-def test_a_last_word_is_heard_although_its_sender_is_gone(stage: Any, make_case: Any, wait_until: Any) -> None:
-    worker = stage.start(fault="Hello=twice,afterHello=os._exit")
-    wait_until(lambda: worker.exit_code() is not None)
-    assert stage.switchboard.next(time.monotonic() + LONG_S, ["torch"], "start")[0] == "torch"
-
-
 def test_every_message_before_a_death_is_given_before_the_death_is_told(stage: Any, make_case: Any) -> None:
-    stage.start(fault="afterStepResult=SIGKILL")
+    stage.start(fault="afterStepResult=leave")
     board = stage.switchboard
     board.greet(LONG_S)
     case = make_case()
@@ -245,7 +255,23 @@ def test_every_message_before_a_death_is_given_before_the_death_is_told(stage: A
     stage.workers["torch"].wait(LONG_S)
     _, message = board.next(time.monotonic() + LONG_S, ["torch"], "step")
     assert isinstance(message, messages.StepResult)
-    with pytest.raises(WorkerFailure, match=r"SIGKILL\(-9\)"):
+    with pytest.raises(WorkerFailure, match="exit code 9"):
+        board.next(time.monotonic() + LONG_S, ["torch"], "step")
+
+
+@pytest.mark.parametrize("fault", ["afterStepResult=raise", "afterStepResult=garbage"])
+def test_a_message_before_a_fault_is_given_before_the_fault_is_raised(stage: Any, make_case: Any, fault: str) -> None:
+    worker = stage.start(fault=fault)
+    board = stage.switchboard
+    board.greet(LONG_S)
+    board.ask({"torch": configure(make_case())}, messages.Ready, LONG_S, "build")
+    weights = board.ask({"torch": messages.SendWeights()}, messages.Weights, LONG_S, "weights")["torch"].tensors
+    batch = messages.Batch(0, dict(x=weights["fc.weight"], y=weights["fc.weight"] @ weights["fc.weight"].T))
+    board.send("torch", batch)
+    worker.wait(LONG_S)
+    _, message = board.next(time.monotonic() + LONG_S, ["torch"], "step")
+    assert isinstance(message, messages.StepResult)
+    with pytest.raises(StepalignError, match="raise" if "raise" in fault else "broke the protocol"):
         board.next(time.monotonic() + LONG_S, ["torch"], "step")
 
 
@@ -261,15 +287,13 @@ def test_a_worker_that_is_gone_cannot_be_sent_to(stage: Any, make_case: Any) -> 
 
 
 def test_an_environment_without_the_runtime_packages_is_told_with_the_command_that_mends_it(stage: Any) -> None:
-    stage.start(env={"PYTHONPATH": str(_folder_with_broken_msgpack(stage.folder))})
+    write_payload(stage.private / "payload.pyz")
+    broken = stage.folder / "broken"
+    broken.mkdir()
+    (broken / "msgpack.py").write_text("raise ImportError('no msgpack here')\n", encoding="utf-8")
+    stage.start(env={"PYTHONPATH": str(broken)}, payload=stage.private / "payload.pyz")
     with pytest.raises(EnvironmentFailure, match="-m pip install numpy pyzmq msgpack"):
         stage.switchboard.greet(LONG_S)
-
-
-def _folder_with_broken_msgpack(folder: Any) -> Any:
-    (folder / "broken").mkdir()
-    (folder / "broken" / "msgpack.py").write_text("raise ImportError('no msgpack here')\n", encoding="utf-8")
-    return folder / "broken"
 
 
 def test_the_tick_runs_while_waiting(stage: Any) -> None:
@@ -277,4 +301,4 @@ def test_the_tick_runs_while_waiting(stage: Any) -> None:
     stage.switchboard._on_tick = lambda: ticks.append(1)
     with pytest.raises(DeadlineExceeded, match="no answer came in phase start"):
         stage.switchboard.next(time.monotonic() + 0.35, [], "start")
-    assert 3 <= len(ticks) <= 6
+    assert len(ticks) >= 3

@@ -63,6 +63,9 @@ def misbehave(action: str) -> None:
         os.abort()
     elif action == "os._exit":
         os._exit(9)
+    elif action == "leave":
+        CLIENT[0].close()
+        os._exit(9)
     elif action == "sys.exit":
         sys.exit(3)
     elif action == "raise":
@@ -175,7 +178,11 @@ class DoubleClient(Client):
         else:
             misbehave(action)
         super().send(message)
-        misbehave(fault(f"after{name}", step))
+        after = fault(f"after{name}", step)
+        if after == "garbage":
+            self._socket.send_multipart([b"\xc1\x00garbage"])
+            misbehave("leave")
+        misbehave(after)
 
     def receive(self) -> messages.Message:
         message = super().receive()

@@ -1,6 +1,7 @@
-"""What each module of a paddle model returned in one forward, and the gradients that came back to it.
+"""What each module of a paddle model was given and returned in one forward, and the gradients that came back to it.
 
-Every value is copied when the module returns it, before anything can change it in place.
+Every value is copied when the module is given it or returns it, before anything can change it in place. What one module
+returns and the next is given is copied once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
+import numpy as np
 import paddle
 
 from stepalign.workers.capture import Arrays
@@ -17,26 +19,31 @@ from stepalign.workers.paddle_worker.modules import module_type, walk
 from stepalign.workers.paddle_worker.tensors import to_numpy
 
 _ROOT = "<model>"
+Copies = Dict[int, Tuple[Any, int, np.ndarray]]
+"""Tensors that were copied, by identity: the tensor, how often it had been changed in place, and the copy."""
 
 
 @contextmanager
 def record_activations(model: Any, patterns: Tuple[str, ...], gradients: bool = False) -> Iterator[Arrays]:
-    """Yield a dict that fills with the outputs of the modules whose paths match a glob, as each call completes.
+    """Yield a dict that fills with inputs and outputs of the modules whose paths match a glob, as each call begins and ends.
 
     ``path`` is a module's output, ``path#1`` that of its second call, ``path:0`` and ``path:key`` parts of an output
-    that holds several tensors; the model itself is ``<model>``. Attention weights, which torch averages over the
-    heads and paddle does not, are left out. With ``gradients`` the gradient of each follows as ``<key>@grad`` when
-    backward reaches it, which must be inside the context.
+    that holds several tensors; the model itself is ``<model>``. ``path@input`` and ``path#1@input`` are the first tensor
+    that the module was given, recorded before it runs and so before what is inside it. Attention weights, which torch
+    averages over the heads and paddle does not, are left out. With ``gradients`` the gradient of each output follows as
+    ``<key>@grad`` when backward reaches it, which must be inside the context.
     """
     recorded: Arrays = {}
-    calls: Dict[str, int] = {}
+    copies: Copies = {}
     handles: List[Any] = []
     hooked: Dict[int, str] = {}
     for path, module in walk(model) if patterns else ():
         name = path or _ROOT
         if id(module) not in hooked and any(fnmatchcase(name, pattern) for pattern in patterns):
             hooked[id(module)] = name
-            handles.append(module.register_forward_post_hook(_recorder(name, recorded, calls, gradients)))
+            calls: List[str] = []
+            handles.append(_before(module, _input_recorder(name, recorded, calls, copies)))
+            handles.append(module.register_forward_post_hook(_recorder(recorded, calls, copies, gradients)))
     try:
         yield recorded
     finally:
@@ -44,16 +51,29 @@ def record_activations(model: Any, patterns: Tuple[str, ...], gradients: bool = 
             handle.remove()
 
 
-def _recorder(name: str, recorded: Arrays, calls: Dict[str, int], gradients: bool) -> Callable[..., None]:
-    """Make the hook of one module."""
+def _input_recorder(name: str, recorded: Arrays, calls: List[str], copies: Copies) -> Callable[..., None]:
+    """Make the hook that runs before one module; ``calls`` fills with the names of the calls that have not ended."""
+    begun = 0
+
+    def record(module: Any, inputs: Any, named: Any = None) -> None:
+        nonlocal begun
+        calls.append(f"{name}#{begun}" if begun else name)
+        begun += 1
+        tensor = next((tensor for _, tensor in _leaves("", (inputs, named))), None)
+        if tensor is not None:
+            recorded[f"{calls[-1]}@input"] = _copied(tensor, copies)
+
+    return record
+
+
+def _recorder(recorded: Arrays, calls: List[str], copies: Copies, gradients: bool) -> Callable[..., None]:
+    """Make the hook that runs after one module."""
 
     def record(module: Any, inputs: Any, output: Any) -> None:
-        call = calls[name] = calls.get(name, -1) + 1
-        prefix = f"{name}#{call}" if call else name
         if module_type(module) == "MultiheadAttention" and isinstance(output, tuple):
             output = output[0]
-        for key, tensor in _flatten(prefix, output):
-            recorded[key] = to_numpy(tensor)
+        for key, tensor in _flatten(calls.pop(), output):
+            recorded[key] = _copied(tensor, copies)
             if gradients and _carries_gradient(tensor):
                 tensor.register_hook(_gradient_recorder(f"{key}@grad", recorded))
 
@@ -91,3 +111,20 @@ def _leaves(prefix: str, output: Any) -> Iterator[Tuple[str, Any]]:
 def _carries_gradient(tensor: Any) -> bool:
     """Tell whether backward will pass through a tensor."""
     return not tensor.stop_gradient
+
+
+def _before(module: Any, hook: Callable[..., None]) -> Any:
+    """Have a hook run before a module, with positional and, where this version can, named inputs; return its handle."""
+    try:
+        return module.register_forward_pre_hook(hook, with_kwargs=True)
+    except TypeError:
+        return module.register_forward_pre_hook(hook)
+
+
+def _copied(tensor: Any, copies: Copies) -> np.ndarray:
+    """Copy a tensor, or give the copy that was made of it as it stands."""
+    known = copies.get(id(tensor))
+    version = int(tensor.inplace_version)
+    if known is None or known[1] != version:
+        known = copies[id(tensor)] = (tensor, version, to_numpy(tensor))
+    return known[2]

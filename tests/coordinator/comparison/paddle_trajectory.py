@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -24,8 +26,15 @@ SLOTS = {
 
 
 def main() -> None:
-    request = json.loads(Path(sys.argv[1]).read_text())
+    requests = json.loads(Path(sys.argv[1]).read_text())
     data = np.load(sys.argv[2])
+    saved: dict[str, np.ndarray] = {}
+    for label, request in requests.items():
+        saved.update({f"{label}/{key}": array for key, array in run(request, data).items()})
+    np.savez(sys.argv[3], **saved)
+
+
+def run(request: dict[str, Any], data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = [key[2:] for key in data.files if key.startswith("p/")]
     parameters = {}
     for name in names:
@@ -48,7 +57,7 @@ def main() -> None:
     optimizer = getattr(paddle.optimizer, request["class"])(
         learning_rate=request["lr"][0], parameters=groups, **arguments
     )
-    saved = {}
+    saved: dict[str, np.ndarray] = {}
     for step, rate in enumerate(request["lr"]):
         if rate != optimizer.get_lr():
             optimizer.set_lr(rate)
@@ -66,7 +75,7 @@ def main() -> None:
             common = {"Adagrad/moment": "sum_of_squares", "RMSProp/momentum": "velocity"}.get(common, slot)
             for internal, value in values.items():
                 saved[f"state/{step}/{by_parameter[internal]}/{SLOTS.get(common, common)}"] = value.numpy().copy()
-    np.savez(sys.argv[3], **saved)
+    return saved
 
 
 main()

@@ -118,5 +118,7 @@ def test_a_residual_speaks_in_terms_of_the_update() -> None:
 
 def test_an_empty_parameter_fits() -> None:
     nothing = np.zeros((0, 3), np.float32)
-    found = judge_update("Adam", {}, nothing, nothing, {}, nothing, {"moment1": nothing, "moment2": nothing}, 0.1, 0, "float32")
+    found = judge_update(
+        "Adam", {}, nothing, nothing, {}, nothing, {"moment1": nothing, "moment2": nothing}, 0.1, 0, "float32"
+    )
     assert found is not None and found.fits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from stepalign.coordinator.comparison.update_residual import judge_update
 from stepalign.coordinator.comparison.update_rules import known_rules, predict
 
-from .trajectories import given_gradients, step_optimizer, updates
+from .trajectories import Data, given_gradients, step_optimizers, updates
 
 STEPS = 12
 DECAY: dict[str, Any] = {"weight_decay": 0.01}
@@ -42,37 +41,64 @@ PAIRS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], dict[str, Any]]
 }
 
 
+TORCH_ONLY: dict[str, tuple[str, dict[str, Any]]] = {
+    "asgd": ("ASGD", {"lambd": 0.01}),
+    "dampening": ("SGD", {"momentum": 0.9, "dampening": 0.3}),
+}
+
+
 def rates(rule: str) -> list[float]:
     return [1e-3] * STEPS if rule == "Rprop" else [1e-3 * 0.97**step for step in range(STEPS)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("pair", [*PAIRS, "asgd", "dampening"])
+@pytest.fixture(scope="module", params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def data(dtype: str) -> Data:
+    return given_gradients(dtype, STEPS)
+
+
+@pytest.fixture(scope="module")
+def torch_saved(torch_python: str, data: Data, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Data]:
+    rules = {**{pair: PAIRS[pair][:2] for pair in PAIRS}, **TORCH_ONLY}
+    requests = {
+        pair: {"class": rule, "arguments": {**hyper, "lr": 1e-3}, "lr": rates(rule)}
+        for pair, (rule, hyper) in rules.items()
+    }
+    return step_optimizers("torch", str(torch_python), requests, data, tmp_path_factory.mktemp("torch"))
+
+
+@pytest.fixture(scope="module")
+def paddle_saved(paddle_python: str, data: Data, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Data]:
+    requests = {
+        pair: {"class": framework_class, "arguments": arguments, "lr": rates(rule)}
+        for pair, (rule, _, framework_class, arguments, _) in PAIRS.items()
+    }
+    return step_optimizers("paddle", str(paddle_python), requests, data, tmp_path_factory.mktemp("paddle"))
+
+
+@pytest.mark.parametrize("pair", [*PAIRS, *TORCH_ONLY])
 def test_a_torch_optimizer_does_what_its_rule_predicts(
-    pair: str, dtype: str, torch_python: str, tmp_path: Path
+    pair: str, dtype: str, data: Data, torch_saved: dict[str, Data]
 ) -> None:
-    extra = {"asgd": ("ASGD", {"lambd": 0.01}), "dampening": ("SGD", {"momentum": 0.9, "dampening": 0.3})}
-    rule, hyper = extra[pair] if pair in extra else PAIRS[pair][:2]
-    lr, data = rates(rule), given_gradients(dtype, STEPS)
-    request = {"class": rule, "arguments": {**hyper, "lr": lr[0]}, "lr": lr}
-    saved = step_optimizer("torch", str(torch_python), request, data, tmp_path)
-    for name, step, before, used, state, after, later in updates(saved, data, STEPS):
+    rule, hyper = TORCH_ONLY[pair] if pair in TORCH_ONLY else PAIRS[pair][:2]
+    lr = rates(rule)
+    for name, step, before, used, state, after, later in updates(torch_saved[pair], data, STEPS):
         judged = judge_update(rule, hyper, before, used, state, after, later, lr[step], step, dtype)
         assert judged is not None and judged.fits, (name, step, judged)
         assert judged.variant in ("", "float32_scalars"), (name, step)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("pair", list(PAIRS))
 def test_the_paddle_optimizer_of_the_same_meaning_does_what_torchs_rule_predicts(
-    pair: str, dtype: str, paddle_python: str, tmp_path: Path
+    pair: str, dtype: str, data: Data, paddle_saved: dict[str, Data]
 ) -> None:
-    rule, hyper, framework_class, arguments, form = PAIRS[pair]
-    lr, data = rates(rule), given_gradients(dtype, STEPS)
-    request = {"class": framework_class, "arguments": arguments, "lr": lr}
-    saved = step_optimizer("paddle", str(paddle_python), request, data, tmp_path)
-    variants = set()
-    for name, step, before, used, state, after, later in updates(saved, data, STEPS):
+    rule, hyper, _, _, form = PAIRS[pair]
+    lr, variants = rates(rule), set()
+    for name, step, before, used, state, after, later in updates(paddle_saved[pair], data, STEPS):
         judged = judge_update(rule, {**hyper, **form}, before, used, state, after, later, lr[step], step, dtype)
         assert judged is not None and judged.fits, (name, step, judged)
         variants.add(judged.variant)

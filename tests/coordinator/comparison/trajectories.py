@@ -39,18 +39,24 @@ def given_gradients(dtype: str, steps: int, seed: int = 0) -> Data:
     return data
 
 
-def step_optimizer(side: str, python: str, request: dict[str, Any], data: Data, folder: Path) -> Data:
-    """Run one framework's optimizer over the gradients in a process of its own; return what it saved."""
-    paths = [folder / f"{side}_{suffix}" for suffix in ("request.json", "in.npz", "out.npz")]
-    paths[0].write_text(json.dumps(request))
+def step_optimizers(
+    side: str, python: str, requests: dict[str, dict[str, Any]], data: Data, folder: Path
+) -> dict[str, Data]:
+    """Run one framework's optimizers over the gradients in a process of their own; return what each saved, by label."""
+    paths = [folder / f"{side}_{suffix}" for suffix in ("requests.json", "in.npz", "out.npz")]
+    paths[0].write_text(json.dumps(requests))
     np.savez(paths[1], **data)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     command = [python, str(HERE / f"{side}_trajectory.py"), *map(str, paths)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert finished.returncode == 0, finished.stderr[-2000:]
+    results: dict[str, Data] = {label: {} for label in requests}
     with np.load(paths[2]) as saved:
-        return dict(saved)
+        for key in saved.files:
+            label, rest = key.split("/", 1)
+            results[label][rest] = saved[key]
+    return results
 
 
 Update = tuple[str, int, np.ndarray, np.ndarray, Data, np.ndarray, Data]

@@ -1,0 +1,129 @@
+"""How each side clips is read off its own raw and used gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from stepalign.coordinator.comparison.clip_rules import predict_clip
+from stepalign.coordinator.diagnosis.cause import Cause
+from stepalign.coordinator.diagnosis.clip_fit import clip_pattern, explain_clipping
+from stepalign.coordinator.diagnosis.update_trace import ParameterTrace, UpdateRecord, sample_trace
+
+Gradients = dict[str, np.ndarray]
+Clip = Callable[[Gradients], Gradients]
+SHAPES = {"a.weight": (30, 20), "a.bias": (30,), "b.weight": (8, 30), "b.bias": (8,)}
+GROUPS = (("a.weight", "b.weight"), ("a.bias", "b.bias"))
+
+
+def clip(kind: str, groups: tuple[tuple[str, ...], ...] = (), **params: float) -> Clip:
+    return lambda gradients: predict_clip(kind, params, gradients, groups)
+
+
+def some(names: tuple[str, ...], limit: float) -> Clip:
+    def apply(gradients: Gradients) -> Gradients:
+        part = predict_clip("ClipGradByGlobalNorm", {"max_norm": limit}, {name: gradients[name] for name in names})
+        return {**gradients, **part}
+
+    return apply
+
+
+NOTHING: Clip = dict
+TORCH = clip("clip_grad_norm_", max_norm=1.0)
+
+
+def traces(
+    torch: Clip, paddle: Clip, dtype: str = "float32", steps: int = 3, size: float = 1.0
+) -> list[ParameterTrace]:
+    """Return traces whose gradient norms lie well above 1; paddle's raw gradients are torch's with rounding noise."""
+    rng = np.random.default_rng(4)
+    records: dict[str, tuple[list[UpdateRecord], list[UpdateRecord]]] = {name: ([], []) for name in SHAPES}
+    for step in range(steps):
+        scale = size * (1.0 + step)
+        exact = {name: scale * rng.normal(size=shape) for name, shape in SHAPES.items()}
+        noisy = {name: value * (1.0 + 1e-7 * rng.normal(size=value.shape)) for name, value in exact.items()}
+        for side, (raw, rule) in enumerate(((exact, torch), (noisy, paddle))):
+            kept = {name: value.astype(dtype) for name, value in raw.items()}
+            used = rule({name: value.astype(np.float64) for name, value in kept.items()})
+            for name, value in kept.items():
+                zeros = np.zeros(value.shape, dtype)
+                records[name][side].append(
+                    UpdateRecord(step, 0.1, zeros, value, used[name].astype(dtype), {}, zeros, {})
+                )
+    return [ParameterTrace(name, name, dtype, tuple(t), tuple(p)) for name, (t, p) in records.items()]
+
+
+def codes(causes: list[Cause]) -> list[str]:
+    return [f"{cause.category.value}/{cause.code}" for cause in causes]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("torch", "paddle", "code", "says"),
+    [
+        (TORCH, clip("ClipGradByGlobalNorm", max_norm=1.0), "", ""),
+        (clip("clip_value", max=0.5), clip("clip_value", max=0.5), "", ""),
+        (NOTHING, NOTHING, "", ""),
+        (TORCH, NOTHING, "missing", "paddle does not clip"),
+        (NOTHING, clip("ClipGradByGlobalNorm", max_norm=1.0), "clip_added", "torch does not clip"),
+        (TORCH, clip("ClipGradByGlobalNorm", max_norm=5.0), "max_norm", "limit 5 "),
+        (TORCH, clip("ClipGradByNorm", max_norm=1.0), "per_tensor", "each tensor"),
+        (TORCH, clip("ClipGradByGlobalNorm", GROUPS, max_norm=1.0), "per_group", "group"),
+        (TORCH, clip("clip_value", max=1.0), "by_value", "each element"),
+        (TORCH, some(("a.weight", "b.weight"), 1.0), "only_some_parameters", "a.weight, b.weight"),
+        (TORCH, clip("clip_grad_norm_", max_norm=1.0, norm_type=float("inf")), "norm_type", "Linf"),
+        (TORCH, clip("clip_grad_norm_", max_norm=1.0, norm_type=1.0), "norm_type", "L1"),
+        (clip("clip_value", max=0.5), clip("clip_value", max=0.25), "clip_value", "limit 0.25"),
+        (clip("ClipGradByNorm", max_norm=1.0), clip("ClipGradByGlobalNorm", max_norm=1.0), "by_global_norm", "global"),
+    ],
+)
+def test_a_clipping_mistake_is_named(torch: Clip, paddle: Clip, code: str, says: str, dtype: str) -> None:
+    causes = explain_clipping(traces(torch, paddle, dtype))
+    assert codes(causes) == ([f"gradient_clipping/{code}"] if code else []), causes
+    if causes:
+        assert says in causes[0].evidence
+        assert causes[0].fix
+
+
+def test_declared_groups_are_recognised_where_only_one_is_above_the_limit() -> None:
+    wide = clip("ClipGradByGlobalNorm", GROUPS, max_norm=8.0)
+    (cause,) = explain_clipping(traces(clip("clip_grad_norm_", max_norm=8.0), wide, steps=1), GROUPS)
+    assert cause.code == "per_group"
+
+
+def test_a_constant_factor_on_all_gradients_is_scaling_not_clipping() -> None:
+    def halve(gradients: Gradients) -> Gradients:
+        return {name: 0.5 * value for name, value in gradients.items()}
+
+    (cause,) = explain_clipping(traces(NOTHING, halve))
+    assert codes([cause]) == ["gradient_accumulation/scaled_after_backward"]
+    assert "0.5" in cause.evidence
+
+
+def test_one_step_tells_another_norm_from_another_limit() -> None:
+    paddle = clip("clip_grad_norm_", max_norm=1.0, norm_type=1.0)
+    (cause,) = explain_clipping(traces(TORCH, paddle, steps=1))
+    assert cause.code == "norm_type"
+
+
+def test_gradients_below_the_limit_show_no_clipping() -> None:
+    assert clip_pattern(traces(TORCH, NOTHING, size=1e-3), "torch") is not None
+    assert explain_clipping(traces(TORCH, NOTHING, size=1e-3)) == []
+
+
+def test_samples_lead_to_the_same_cause_as_whole_gradients() -> None:
+    whole = traces(TORCH, clip("ClipGradByGlobalNorm", max_norm=2.0))
+    (cause,) = explain_clipping([sample_trace(trace, 50) for trace in whole])
+    assert cause.code == "max_norm"
+    assert "limit 2 " in cause.evidence
+
+
+def test_gradients_that_follow_no_clipping_are_left_unexplained() -> None:
+    rng = np.random.default_rng(0)
+
+    def spoil(gradients: Gradients) -> Gradients:
+        return {name: value * rng.random(value.shape) for name, value in gradients.items()}
+
+    assert explain_clipping(traces(TORCH, spoil)) == []
