@@ -1,1 +1,3 @@
-"""Drives a run: cases, environments, workers' lives, lockstep, comparison, diagnosis, report, command line. Imports no framework."""
+"""Drives a run: cases, environments, workers' lives, lockstep, comparison, diagnosis, report, command line. Imports no
+framework.
+"""

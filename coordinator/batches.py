@@ -1,6 +1,7 @@
 """The batches of a case, owned by the coordinator: loaded once, checked, the same bytes for both sides at every step.
 
-No framework is imported to read them. Floating arrays are widened to float64 in a float64 case; every other dtype is kept.
+No framework is imported to read them. Floating arrays are widened to float64 in a float64 case; every other dtype is
+kept.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class BatchSource:
         return digest(self[step])
 
     def _read_ahead(self) -> None:
-        """Read all steps now, so that too few batches are known before a worker starts; unless that takes much memory."""
+        """Read all steps now, so that too few batches are known before a worker starts; unless that takes much
+        memory.
+        """
         first = self[0]
         size_bytes = sum(array.nbytes for array in first.values())
         if size_bytes * self._case.steps <= _EAGER_SIZE_BYTES:

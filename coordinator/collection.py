@@ -1,4 +1,6 @@
-"""What each step is asked to collect: everything where it fits the budget, else the steps that say most; never silently."""
+"""What each step is asked to collect: everything where it fits the budget, else the steps that say most; never
+silently.
+"""
 
 from __future__ import annotations
 

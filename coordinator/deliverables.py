@@ -1,4 +1,6 @@
-"""Writes the files of a run folder that people hand over: both STEP4 logs with their .npy pairs, losses.md, report.html."""
+"""Writes the files of a run folder that people hand over: both STEP4 logs with their .npy pairs, losses.md,
+report.html.
+"""
 
 from __future__ import annotations
 

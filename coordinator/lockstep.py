@@ -1,7 +1,8 @@
 """Drives two workers step by step: batches ahead, results behind, comparing beside.
 
-Results are matched by step; neither worker waits for the other's arithmetic. What bounds memory is credit: a worker is sent
-at most `BATCHES_AHEAD` batches that it has not answered, and never more than `MAX_LEAD` steps beyond what was compared.
+Results are matched by step; neither worker waits for the other's arithmetic. What bounds memory is credit: a worker is
+sent at most `BATCHES_AHEAD` batches that it has not answered, and never more than `MAX_LEAD` steps beyond what was
+compared.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _MAY_BE_ABSENT = frozenset({"used_gradient"})
 
 @dataclass(frozen=True)
 class StepPair:
-    """Both sides' results of one step: the reference's and the candidate's, and the digest of the batch that was sent."""
+    """Both sides' results of one step: the reference's and the candidate's, and the digest of the batch that was
+    sent.
+    """
 
     step: int
     reference: StepResult
@@ -106,7 +109,9 @@ class Lockstep:
             self._sent[role] += 1
 
     def _resynchronised(self, role: str, step: int, plan: StepPlan) -> bool:
-        """Before a step that both sides start from the reference's state: send it to the candidate; False if not here yet."""
+        """Before a step that both sides start from the reference's state: send it to the candidate; False if not here
+        yet.
+        """
         if not plan.resync or step == plan.first or (step - plan.first) % plan.resync or role != self._roles[1]:
             return True
         if step - 1 not in self._states or self._answered[role] < step:

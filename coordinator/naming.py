@@ -1,7 +1,8 @@
 """Which tensor of torch is which tensor of paddle: names, layouts, fused and split weights, nothing by guess.
 
 Everything is compared in *canonical* terms: torch's name and torch's layout. A `Piece` is the largest part that is one
-block on both sides: usually a whole tensor; for torch's fused attention projection against paddle's split one, a third of it.
+block on both sides: usually a whole tensor; for torch's fused attention projection against paddle's split one, a third
+of it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class NameMap:
         }
 
     def carry(self, source: str, arrays: Mapping[str, np.ndarray], target: Sequence[TensorSpec]) -> Arrays:
-        """Return the ``target`` side's tensors (its names, layout and dtypes) made of the ``source`` side's ``arrays``."""
+        """Return the ``target`` side's tensors (its names, layout and dtypes) made of the ``source`` side's
+        ``arrays``.
+        """
         other = "paddle" if source == "torch" else "torch"
         specs = {spec.name: spec for spec in target}
         result: Arrays = {}
@@ -112,7 +115,9 @@ def match_names(
     torch_modules: Sequence[ModuleSpec] = (),
     paddle_modules: Sequence[ModuleSpec] = (),
 ) -> NameMap:
-    """Return the map between the two sides. Raises CaseError listing every tensor that is left over, with the nearest names."""
+    """Return the map between the two sides. Raises CaseError listing every tensor that is left over, with the nearest
+    names.
+    """
     torch = [spec for spec in torch if not _is_ignored(spec, weights) and spec.role != "num_batches_tracked"]
     paddle = [spec for spec in paddle if not _is_ignored(spec, weights) and spec.role != "num_batches_tracked"]
     index = {name: spec for spec in paddle for name in (*spec.aliases, spec.name)}
@@ -276,7 +281,9 @@ def match_modules(
     torch_modules: Sequence[ModuleSpec],
     paddle_modules: Sequence[ModuleSpec],
 ) -> Tuple[Tuple[str, str], ...]:
-    """Return the pairs of module paths: those that own paired tensors, their containers, and those of equal renamed path."""
+    """Return the pairs of module paths: those that own paired tensors, their containers, and those of equal renamed
+    path.
+    """
     owner = {("torch", spec.name): spec.module for spec in torch} | {
         ("paddle", spec.name): spec.module for spec in paddle
     }

@@ -1,4 +1,5 @@
-"""Measures how far rounding alone drives a run apart: torch against itself, with weights moved by an ULP before each step.
+"""Measures how far rounding alone drives a run apart: torch against itself, with weights moved by an ULP before each
+step.
 
 The port's own rounding differs from torch's in every operation, not only in the weights, so a difference counts as
 explained up to `NOISE_FACTOR` times what the control shows.
@@ -104,7 +105,8 @@ def describe_noise(first: Comparison, noise: Noise, blinded: Optional[Comparison
 def beyond_noise(item: Comparison) -> bool:
     """Say whether no control is needed to know that rounding is not the reason.
 
-    In the first step nothing has been amplified yet: what is `OBVIOUS_FACTOR` times out of tolerance there is a mistake.
+    In the first step nothing has been amplified yet: what is `OBVIOUS_FACTOR` times out of tolerance there is a
+    mistake.
     """
     if item.exact or item.measures is None:
         return True

@@ -1,4 +1,6 @@
-"""Compares the torch side of one recorded run with the paddle side of another, by what run folders keep: rates and losses."""
+"""Compares the torch side of one recorded run with the paddle side of another, by what run folders keep: rates and
+losses.
+"""
 
 from __future__ import annotations
 

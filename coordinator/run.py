@@ -21,6 +21,7 @@ from stepalign.coordinator.diagnosis.explain import Evidence, explain
 from stepalign.coordinator.diagnosis.loss_formula import softmax_clipping
 from stepalign.coordinator.diagnosis.preflight import compare_declarations
 from stepalign.coordinator.diagnosis.ranking import rank
+from stepalign.coordinator.diagnosis.relevance import settle_by_data
 from stepalign.coordinator.locate import Located, locate
 from stepalign.coordinator.lockstep import StepPair, StepPlan
 from stepalign.coordinator.members import Crew, both, find_crew
@@ -35,6 +36,10 @@ from stepalign.coordinator.verdict import VERSION, case_facts, divergence_of, er
 from stepalign.protocol.errors import StepalignError
 from stepalign.protocol.messages import Named, WorkerFacts
 from stepalign.protocol.specs import Declaration
+
+
+LOOKED_AT_STEPS = 100
+"""How many steps' batches are looked through for what a declared difference depends on."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
             case.file.mode,
             case.file.compare.dropout,
         )
+        run.findings = settle_by_data(run.findings, (run.batches[step] for step in range(min(case.steps, LOOKED_AT_STEPS))))
         watcher.phase("exchanging initial weights")
         run.initial = session.exchange_weights()
         judge = StepJudge(
@@ -168,6 +174,7 @@ def _compare_schedules(run: Run, watcher: Watcher) -> None:
     assert run.crew is not None
     watcher.phase(f"comparing {run.case.file.schedule.steps} steps of both schedules")
     run.schedule = compare_schedules(run.case, run.crew, run.folder, watcher.tick)
+    run.compared["schedules"] = run.schedule.describe(run.case.file.schedule.chosen_milestones())
 
 
 def _judge(run: Run, watcher: Watcher) -> None:

@@ -6,6 +6,8 @@ import ast
 from pathlib import Path
 from typing import Callable, Dict, List, Sequence, Tuple
 
+import numpy as np
+
 from stepalign.coordinator.case import SIDES, Case
 from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.comparison.rates import as_lists, compare_rates
@@ -36,6 +38,19 @@ class ScheduleOutcome:
     def passed_at(self, step: int) -> bool:
         """Say whether every group's rate at ``step`` is within tolerance; a missing group fails every step."""
         return step not in self._failing and not any(item.measures is None for item in self.failures)
+
+    def describe(self, milestones: Sequence[int]) -> str:
+        """Return the comparison in a line: how many steps, the greatest relative difference, torch's rates at the
+        milestones.
+        """
+        torch, paddle = (np.asarray(side, np.float64) for side in self.rates)
+        steps = f"{len(torch)} steps"
+        if torch.shape != paddle.shape:
+            return f"{steps}, {torch.shape[1]} groups on torch and {paddle.shape[1]} on paddle"
+        with np.errstate(all="ignore"):
+            apart = np.abs(paddle - torch) / np.where(torch == 0.0, np.max(np.abs(torch), initial=1e-300), np.abs(torch))
+        shown = ", ".join(f"{torch[step, 0]:.6g} at {step}" for step in milestones)
+        return f"{steps}, every group: greatest relative difference {np.max(apart, initial=0.0):.2g}; torch's rate {shown}"
 
     def causes(self) -> List[Cause]:
         """Return why the rates differ, if they do."""

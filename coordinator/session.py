@@ -1,4 +1,5 @@
-"""One conversation with two workers, from their start to their end: start, configure, match names, exchange weights, step.
+"""One conversation with two workers, from their start to their end: start, configure, match names, exchange weights,
+step.
 
 Whatever happens inside, `Session` leaves no process, socket or private folder behind.
 """

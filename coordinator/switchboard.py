@@ -119,7 +119,9 @@ class Switchboard:
                 raise self._hung(waited_for, phase)
 
     def poll(self, timeout_s: float) -> Optional[Tuple[str, Message]]:
-        """Return a message that came within ``timeout_s``, or None. What came before a fault is given before it is raised."""
+        """Return a message that came within ``timeout_s``, or None. What came before a fault is given before it is
+        raised.
+        """
         if self._inbox:
             return self._take()
         events = dict(self._poller.poll(int(timeout_s * 1000)))

@@ -144,6 +144,8 @@ def _sections(result: Result) -> Iterable[tuple[str, list[Text]]]:
         yield "WHY", [_line("no cause was proved from what this run holds")]
     if result.known_differences:
         yield "KNOWN", _listed([group.line for group in wording.known_groups(result.known_differences)])
+    if "schedules" in result.compared:
+        yield "SCHEDULE", [_line(str(result.compared["schedules"]))]
     if result.warnings:
         yield "WARNING", _listed(result.warnings)
     yield "NEXT", [_line(text) for text in wording.next_steps(result)]

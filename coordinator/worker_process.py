@@ -1,8 +1,8 @@
 """Starts and ends one worker's process: the mechanism. When to end it is decided elsewhere.
 
-The process leads a group of its own; only that group is ever signalled. It holds the reading end of a pipe whose writer is
-this process, so it cannot outlive us. Its output goes straight to its log file. Of the paths that Python takes from its
-surroundings it gets none of ours, only what the case names.
+The process leads a group of its own; only that group is ever signalled. It holds the reading end of a pipe whose writer
+is this process, so it cannot outlive us. Its output goes straight to its log file. Of the paths that Python takes from
+its surroundings it gets none of ours, only what the case names.
 """
 
 from __future__ import annotations

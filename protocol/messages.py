@@ -1,8 +1,9 @@
 """The messages between coordinator and worker, named after what is asked or what happened.
 
-The conversation: Hello, Configure, Ready, with shared dropout ShareDropout/DropoutShared, then weights (SendWeights/Weights, LoadWeights/WeightsLoaded), then any number
-of Batch/StepResult with LoadState between, then Finish/Finished; or ReadRates/Rates instead of steps. A worker answers
-Failed at any point and ends. Arrays travel beside the header, see `tensors`.
+The conversation: Hello, Configure, Ready, with shared dropout ShareDropout/DropoutShared, then weights
+(SendWeights/Weights, LoadWeights/WeightsLoaded), then any number of Batch/StepResult with LoadState between, then
+Finish/Finished; or ReadRates/Rates instead of steps. A worker answers Failed at any point and ends. Arrays travel
+beside the header, see `tensors`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Hello:
 class Configure:
     """The run as one worker needs it. ``task`` "train" builds the training; "schedule" builds rates only.
 
-    ``jitter`` moves half of all trainable weights by one ULP before each step: the control that measures rounding noise.
+    ``jitter`` moves half of all trainable weights by one ULP before each step: the control that measures rounding
+    noise.
     """
 
     task: Literal["train", "schedule"]

@@ -1,6 +1,7 @@
 """Make `.typing`, a tree of links that shows static tools the packages under their import name.
 
-The layout is mapped (`package_dir` in setup.cfg), and static tools cannot follow the import hook of an editable install.
+The layout is mapped (`package_dir` in setup.cfg), and static tools cannot follow the import hook of an editable
+install.
 """
 
 from __future__ import annotations

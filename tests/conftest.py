@@ -46,7 +46,9 @@ hypothesis.settings.load_profile("stepalign")
 
 @pytest.fixture(scope="session", autouse=True)
 def private_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give this session a temporary folder of its own, with a short path, and warm up what lives as long as the process."""
+    """Give this session a temporary folder of its own, with a short path, and warm up what lives as long as the
+    process.
+    """
     tmp_path_factory.getbasetemp()
     folder = Path(tempfile.mkdtemp(prefix="sat-"))
     before = os.environ.get("TMPDIR")

@@ -1,7 +1,7 @@
 """A worker's first lines: tie its life to the coordinator's, close the door to the other framework, then speak.
 
-Only the standard library is imported until the process is safe: a fatal signal leaves a traceback in the log, the end of
-the coordinator is the end of this process group, and the other framework cannot be imported.
+Only the standard library is imported until the process is safe: a fatal signal leaves a traceback in the log, the end
+of the coordinator is the end of this process group, and the other framework cannot be imported.
 """
 
 from __future__ import annotations

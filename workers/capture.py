@@ -30,7 +30,9 @@ class Capture:
 
 @dataclass
 class StepOutcome:
-    """One optimizer step: the rate of each group that its update used, its loss (0-d, dtype kept), named arrays by kind."""
+    """One optimizer step: the rate of each group that its update used, its loss (0-d, dtype kept), named arrays by
+    kind.
+    """
 
     lr: List[float]
     loss: np.ndarray

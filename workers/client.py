@@ -1,7 +1,7 @@
 """A worker's end of the conversation: next batch, initial weights, report a step.
 
-Requests about weights and state are answered inside `next_batch`, through the functions of a `StateAccess`, so that a loop
-built on this client only sees batches.
+Requests about weights and state are answered inside `next_batch`, through the functions of a `StateAccess`, so that a
+loop built on this client only sees batches.
 """
 
 from __future__ import annotations

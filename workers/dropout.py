@@ -1,10 +1,10 @@
 """Masks that both sides draw alike, so that training with dropout can be compared. Imports no framework.
 
-A mask depends on the seed, the step, the place and how many masks were drawn at that place in this step before: SHA-256 of
-these keys the counter-based generator Philox, whose raw 32-bit words keep an element where they are at least
-``rate * 2**32``. Words and elements correspond in C order, so that masks over [B * H, L, S] and [B, H, L, S] are one mask.
-A *place* is the name that the coordinator gave to the innermost module that is running, or to the nearest module around it
-that has a name: the same on both sides, whatever their modules are called.
+A mask depends on the seed, the step, the place and how many masks were drawn at that place in this step before: SHA-256
+of these keys the counter-based generator Philox, whose raw 32-bit words keep an element where they are at least
+``rate * 2**32``. Words and elements correspond in C order, so that masks over [B * H, L, S] and [B, H, L, S] are one
+mask. A *place* is the name that the coordinator gave to the innermost module that is running, or to the nearest module
+around it that has a name: the same on both sides, whatever their modules are called.
 """
 
 from __future__ import annotations

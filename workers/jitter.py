@@ -10,7 +10,9 @@ Arrays = Dict[str, np.ndarray]
 
 
 def move_half(parameters: Arrays, step: int) -> Arrays:
-    """Return floating ``parameters`` with a random half of the elements moved to a neighbouring number; by ``step``, the same."""
+    """Return floating ``parameters`` with a random half of the elements moved to a neighbouring number; by ``step``,
+    the same.
+    """
     moved: Arrays = {}
     for number, (name, array) in enumerate(parameters.items()):
         if array.dtype.kind != "f" or not array.size:

@@ -1,8 +1,8 @@
 """Ends this process group when the coordinator ends, however it ends and whatever this process is doing.
 
-The worker holds the reading end of a pipe whose only writer is the coordinator. The kernel is asked to send SIGKILL to the
-whole process group when that pipe is hung up: no thread of ours has to run, so it works inside native code that holds the
-interpreter lock, and for children in the same group.
+The worker holds the reading end of a pipe whose only writer is the coordinator. The kernel is asked to send SIGKILL to
+the whole process group when that pipe is hung up: no thread of ours has to run, so it works inside native code that
+holds the interpreter lock, and for children in the same group.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a worker does between Hello and its end: build the training, run the steps it is sent, tell what failed and where.
+"""What a worker does between Hello and its end: build the training, run the steps it is sent, tell what failed and
+where.
 
 The framework is reached through its twin's `adapter` only. This is one of two places that catch every exception.
 """
@@ -77,7 +78,9 @@ def _sendable(text: str) -> str:
 
 
 def import_twin(framework: str) -> Any:
-    """Import the framework and return its twin's adapter. Raises EnvironmentFailure if the framework does not import."""
+    """Import the framework and return its twin's adapter. Raises EnvironmentFailure if the framework does not
+    import.
+    """
     module = isolation.IMPORT_NAMES[framework]
     try:
         with warnings.catch_warnings():
@@ -207,7 +210,7 @@ def run_step(
 ) -> messages.StepResult:
     """Train on one batch and return what was asked for; dropout draws from ``masks`` if there are any."""
     client.status.enter("batch", batch.step)
-    enter = client.status.enter
+    enter: Callable[[str], None] = client.status.enter
     if masks is not None:
         enter = _telling(masks, enter)
         masks.begin_step(batch.step)

@@ -14,12 +14,16 @@ REFUSED_EXIT_CODE = 2
 OWN_MISTAKE = "a mistake of stepalign's own"
 """What the command line says when stepalign itself broke: ``crashed``, which no port expects."""
 
+GENERAL_SUFFIX = "_differs"
+"""How the codes end of causes that only repeat where the sides differ."""
+
 
 @dataclass(frozen=True)
 class Judgement:
     """One port's outcome. ``located``, ``explained`` and ``mentioned`` are None where nothing is to be told.
 
     located: first kind and step as expected. explained: the first cause has an expected category; mentioned: any has.
+    named: explained, by a cause that says more than that something differs.
     """
 
     name: str
@@ -29,6 +33,7 @@ class Judgement:
     located: bool | None
     explained: bool | None
     mentioned: bool | None
+    named: bool | None
     missing_known: tuple[str, ...]
     said: str
     elapsed_s: float
@@ -53,12 +58,15 @@ def judge(port: Port, exit_code: int, result: Mapping[str, Any] | None, message:
         missing = missing_known(port, result)
         wanted = None if right else False
         detected = wanted if port.faulty else None
-        return Judgement(port.name, port.faulty, verdict, right, detected, detected, detected, missing, said, elapsed_s)
+        return Judgement(
+            port.name, port.faulty, verdict, right, detected, detected, detected, detected, missing, said, elapsed_s
+        )
     if not port.faulty:
         said = describe(result)
-        return Judgement(port.name, False, verdict, right, None, None, None, (), said, elapsed_s)
+        return Judgement(port.name, False, verdict, right, None, None, None, None, (), said, elapsed_s)
     first = result["first_divergence"] or {}
     categories = [cause["category"] for cause in result["causes"]]
+    explained = bool(categories) and categories[0] in port.expected.categories
     located = first.get("kind") in port.expected.kinds and port.expected.step in (None, first.get("step"))
     return Judgement(
         port.name,
@@ -66,8 +74,9 @@ def judge(port: Port, exit_code: int, result: Mapping[str, Any] | None, message:
         verdict,
         right,
         located,
-        bool(categories) and categories[0] in port.expected.categories,
+        explained,
         any(category in port.expected.categories for category in categories),
+        explained and not result["causes"][0]["code"].endswith(GENERAL_SUFFIX),
         (),
         describe(result),
         elapsed_s,
@@ -104,6 +113,7 @@ def table(judgements: Sequence[Judgement]) -> str:
                 ("L", judgement.located),
                 ("E", judgement.explained),
                 ("e", judgement.mentioned),
+                ("N", judgement.named),
             )
         )
         kind = "faulty" if judgement.faulty else "correct"
@@ -132,6 +142,7 @@ def totals(judgements: Sequence[Judgement]) -> dict[str, int]:
         "located": sum(located),
         "to_explain": len(explained),
         "explained_first": sum(explained),
+        "named": sum(bool(judgement.named) for judgement in faults),
         "explained_at_all": sum(bool(judgement.mentioned) for judgement in faults),
         "unexpected": sum(judgement.unexpected for judgement in judgements),
     }
@@ -145,7 +156,7 @@ def summary(counts: Mapping[str, int]) -> str:
             f"false alarms  {counts['false_alarms']} of {counts['correct']} correct ports",
             f"located       {counts['located']} of {counts['to_locate']}",
             f"explained     {counts['explained_first']} of {counts['to_explain']} by the first cause, "
-            f"{counts['explained_at_all']} by any",
+            f"{counts['explained_at_all']} by any; {counts['named']} by name",
             f"unexpected    {counts['unexpected']}",
         )
     )

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-ACTIVATION = ("activation", "loss")
-"""First kinds of a fault inside the model: the activation once located, the loss where no module shows it earlier."""
+ACTIVATION = ("activation",)
+"""First kind of a fault inside the model, once it is located: activations come before the loss."""
+
+FAINT = ("activation", "loss", "gradient")
+"""First kinds of a fault inside the model that activations may be too coarse to show."""
 
 USED_GRADIENT = ("gradient", "optimizer_state", "parameter")
 """First kinds of a fault between backward and the update; the optimizer may hide it until its state or the update."""

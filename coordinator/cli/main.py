@@ -15,7 +15,9 @@ from stepalign.coordinator.cli.parser import build_parser
 from stepalign.protocol.errors import StepalignError
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-"""Before numpy is imported: the coordinator's arithmetic keeps off the workers' cores. Workers are told their own number."""
+"""Before numpy is imported: the coordinator's arithmetic keeps off the workers' cores. Workers are told their own
+number.
+"""
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

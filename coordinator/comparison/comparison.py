@@ -74,9 +74,11 @@ def compare_values(
     allow_nonfinite: bool = False,
     exact: bool = False,
 ) -> Comparison:
-    """Compare two arrays; one that is missing, of another shape or of another dtype does not pass, and neither does NaN.
+    """Compare two arrays; one that is missing, of another shape or of another dtype does not pass, and neither does
+    NaN.
 
-    A value that is not finite passes only with ``allow_nonfinite`` and if both sides have the same one at the same place.
+    A value that is not finite passes only with ``allow_nonfinite`` and if both sides have the same one at the same
+    place.
     """
     result = Comparison(step, kind, torch_name, paddle_name, False, rtol, atol, exact=True)
     if torch is None or paddle is None:

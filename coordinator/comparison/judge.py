@@ -1,8 +1,8 @@
 """Judges one step of both sides: every kind in causal order, each by the tolerance and the method that suit it.
 
-Rates and losses are compared as numbers, gradients against the scale of their tensor and of the model, optimizer state and
-parameters against the optimizer's own rule given the side's own gradient (`update_judge`), buffers by value and by the
-frameworks' known formulas. Pure: what it keeps between steps is the state before the next one.
+Rates and losses are compared as numbers, gradients against the scale of their tensor and of the model, optimizer state
+and parameters against the optimizer's own rule given the side's own gradient (`update_judge`), buffers by value and by
+the frameworks' known formulas. Pure: what it keeps between steps is the state before the next one.
 """
 
 from __future__ import annotations
@@ -230,7 +230,9 @@ class StepJudge:
         return states + parameters
 
     def _settle(self, values: Comparison, verdict: Optional[Tuple[bool, str]]) -> Comparison:
-        """Let the rule's verdict stand over the plain values', where there is one and the values exist and are finite."""
+        """Let the rule's verdict stand over the plain values', where there is one and the values exist and are
+        finite.
+        """
         if verdict is None or values.measures is None or values.measures.nonfinite_differs:
             return values
         passed, reason = verdict
@@ -289,14 +291,18 @@ class StepJudge:
         return compare_values(step, kind, name, theirs, ours, others, rtol, atol, self._allow_nonfinite, exact)
 
     def _allowance(self, kind: str, reference: Optional[np.ndarray], largest: float) -> Tuple[float, float]:
-        """Return rtol and atol for one tensor: the kind's own, its scale's and its model's parts, grown by the drift."""
+        """Return rtol and atol for one tensor: the kind's own, its scale's and its model's parts, grown by the
+        drift.
+        """
         tolerance = self._tolerances[kind]
         size = 0.0 if reference is None else _magnitude(reference)
         of_tensor = tolerance.of_tensor + min(tolerance.per_drift * self._drift, 0.1)
         return tolerance.rtol, tolerance.atol + of_tensor * size + tolerance.of_model * largest
 
     def _update_allowance(self, name: str, after: Optional[np.ndarray], noise: bool) -> Tuple[float, float]:
-        """Return rtol and atol for a parameter judged by value: relative to its update, plus rounding of the parameter."""
+        """Return rtol and atol for a parameter judged by value: relative to its update, plus rounding of the
+        parameter.
+        """
         tolerance = self._tolerances["parameter"]
         before = self._before[0].get(name)
         if after is None or before is None:
@@ -340,7 +346,9 @@ class StepJudge:
 
 
 def canonical_state(names: NameMap, side: str, state: Named) -> States:
-    """Return optimizer state (``tensor/slot``) by canonical name and slot; what has not the tensor's shape is taken as it is."""
+    """Return optimizer state (``tensor/slot``) by canonical name and slot; what has not the tensor's shape is taken as
+    it is.
+    """
     by_tensor: States = {}
     for key, array in state.items():
         tensor, _, slot = key.rpartition("/")

@@ -27,8 +27,8 @@ def batch_norm_running_variance(
 ) -> Optional[KnownDifference]:
     """Recognise paddle's biased batch variance: its running variance takes var * (n - 1) / n where torch's takes var.
 
-    From after = (1 - momentum) * before + momentum * variance each side's batch variance follows; their quotient must be
-    one number (n - 1) / n for all channels, with a whole n >= 2. Arrays [channels]; ``momentum`` in torch's meaning.
+    From after = (1 - momentum) * before + momentum * variance each side's batch variance follows; their quotient must
+    be one number (n - 1) / n for all channels, with a whole n >= 2. Arrays [channels]; ``momentum`` in torch's meaning.
     """
     if not 0.0 < momentum <= 1.0:
         return None

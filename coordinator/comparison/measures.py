@@ -18,9 +18,9 @@ BLOCK_ELEMENTS = 1 << 15
 class Measures:
     """Differences of a candidate from a reference.
 
-    ``index`` is where the greatest absolute difference is; where one side is not finite and the other differs, that place
-    comes first and ``max_abs`` is infinite. Without ``complete`` only ``count``, ``max_abs``, ``index`` and the two values
-    were measured (`screen`). ``max_rel`` and ``smallest_rtol`` are relative to the reference.
+    ``index`` is where the greatest absolute difference is; where one side is not finite and the other differs, that
+    place comes first and ``max_abs`` is infinite. Without ``complete`` only ``count``, ``max_abs``, ``index`` and the
+    two values were measured (`screen`). ``max_rel`` and ``smallest_rtol`` are relative to the reference.
     ``max_ulp`` is in units of the arrays' own dtype. ``outside`` counts elements beyond atol + rtol * |reference|.
     """
 
@@ -42,7 +42,8 @@ class Measures:
 
 
 def measure(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: float) -> Measures:
-    """Return the measures of two arrays of one shape and dtype (any of `protocol.tensors.DTYPES`, complex as magnitudes).
+    """Return the measures of two arrays of one shape and dtype (any of `protocol.tensors.DTYPES`, complex as
+    magnitudes).
 
     Raises ValueError if shape or dtype differ: the caller reports that before asking for numbers.
     """
@@ -98,10 +99,11 @@ def _same_bytes(reference: np.ndarray, candidate: np.ndarray) -> bool:
 
 
 def screen(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: float) -> Optional[Measures]:
-    """Return the greatest difference if every element is finite and within tolerance, else None: then `measure` is for it.
+    """Return the greatest difference if every element is finite and within tolerance, else None: then `measure` is for
+    it.
 
-    Works in the arrays' own dtype, three light passes over blocks that fit the cache: the difference of two numbers within
-    a factor of two of each other is exact there. For float32 and float64 arrays of one shape and dtype.
+    Works in the arrays' own dtype, three light passes over blocks that fit the cache: the difference of two numbers
+    within a factor of two of each other is exact there. For float32 and float64 arrays of one shape and dtype.
     """
     if reference.dtype.kind != "f" or reference.dtype.itemsize < 4 or not reference.size:
         return None
@@ -186,7 +188,9 @@ class _Totals:
     def _without_nonfinite(
         self, reference: np.ndarray, candidate: np.ndarray, difference: np.ndarray, start: int
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Count what is not finite, note the first place where only one side is so or the two differ, and set it to zero."""
+        """Count what is not finite, note the first place where only one side is so or the two differ, and set it to
+        zero.
+        """
         bad_reference, bad_candidate = ~np.isfinite(reference), ~np.isfinite(candidate)
         self.reference_nonfinite += int(bad_reference.sum())
         self.candidate_nonfinite += int(bad_candidate.sum())

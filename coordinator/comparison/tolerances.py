@@ -1,8 +1,8 @@
 """The one table of tolerances: by kind and dtype, from measured noise of correct ports, overridable in the case.
 
-Measured on correct ports of five models by two optimizers (torch 2.13.0 and paddle 3.3.1 on CPU): at the initial weights
-losses agree to 1e-7 and gradients to 4e-6 of each tensor's greatest element in float32; in float64, where paddle keeps
-some constants in float32, to 4e-7. Each value here is five or more times above what was seen.
+Measured on correct ports of five models by two optimizers (torch 2.13.0 and paddle 3.3.1 on CPU): at the initial
+weights losses agree to 1e-7 and gradients to 4e-6 of each tensor's greatest element in float32; in float64, where
+paddle keeps some constants in float32, to 4e-7. Each value here is five or more times above what was seen.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Judges what an optimizer did to one parameter, given that side's own gradient, state and rate.
 
-A difference of two gradients that is mere rounding can move a parameter by the whole rate under Adam, and hide or fake a
-mistake. So the rule that torch declares is first checked on torch's own numbers; where it holds, paddle's numbers are held
-against the same rule with paddle's own inputs. What is left is the optimizer's doing alone.
+A difference of two gradients that is mere rounding can move a parameter by the whole rate under Adam, and hide or fake
+a mistake. So the rule that torch declares is first checked on torch's own numbers; where it holds, paddle's numbers are
+held against the same rule with paddle's own inputs. What is left is the optimizer's doing alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class UpdateStep:
 
 @dataclass(frozen=True)
 class Judged:
-    """The rule's verdict: (passed, reason) for the parameter and for each slot; None or absent where no rule applies."""
+    """The rule's verdict: (passed, reason) for the parameter and for each slot; None or absent where no rule
+    applies.
+    """
 
     parameter: Optional[Tuple[bool, str]] = None
     state: Dict[str, Tuple[bool, str]] = field(default_factory=dict)
@@ -135,7 +137,9 @@ class UpdateJudge:
     def _residual(
         self, step: UpdateStep, name: str, side: int, variant: Mapping[str, Scalar], chosen: Optional[np.ndarray]
     ) -> Optional[UpdateJudgement]:
-        """Hold one side's numbers at the ``chosen`` elements against torch's rule; None where the rule is unknown or lacks input."""
+        """Hold one side's numbers at the ``chosen`` elements against torch's rule; None where the rule is unknown or
+        lacks input.
+        """
         piece = self._pieces[name]
         hyper = self._hyper[0].get(piece.torch.tensor)
         group = self._groups[side].get(piece.slot("torch" if side == 0 else "paddle").tensor)
@@ -178,7 +182,9 @@ def group_of(spec: OptimizerSpec) -> Dict[str, int]:
 
 
 def choose_elements(size: int, suspects: np.ndarray) -> Optional[np.ndarray]:
-    """Return the flat indices to judge: all suspects (thinned evenly beyond `MOST_SUSPECTS`) and an even sample; None: all."""
+    """Return the flat indices to judge: all suspects (thinned evenly beyond `MOST_SUSPECTS`) and an even sample; None:
+    all.
+    """
     if size <= 2 * SAMPLED_ELEMENTS:
         return None
     if suspects.size > MOST_SUSPECTS:

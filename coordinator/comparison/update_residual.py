@@ -4,8 +4,8 @@ Allowed are: the roundings of the parameter itself, in ULPs; a few epsilons of t
 what frameworks are known to do to hyper-parameters. paddle's kernels keep hyper-parameters as float32 in float64 models
 too (paddle 3.3.1), and powers of the betas in the parameter's precision, which scales a whole tensor's update by one
 factor close to 1. Measured over 50 steps, six gradient regimes and 16 optimizers on both frameworks, in float32 and
-float64 (torch 2.13.0, paddle 3.3.1, CPU): a correct parameter stayed below 0.97 of an allowance of 8 epsilons, most of it
-the half ULP that rounding may always take.
+float64 (torch 2.13.0, paddle 3.3.1, CPU): a correct parameter stayed below 0.97 of an allowance of 8 epsilons, most of
+it the half ULP that rounding may always take.
 """
 
 from __future__ import annotations
@@ -309,7 +309,9 @@ def _judge(
 
 
 def _factor_sample(before: np.ndarray, after: np.ndarray) -> npt.NDArray[np.intp]:
-    """Return where to look for a common factor: evenly among the elements that moved; rows of no gradient tell nothing."""
+    """Return where to look for a common factor: evenly among the elements that moved; rows of no gradient tell
+    nothing.
+    """
     moved = np.flatnonzero(before != after)
     if not moved.size:
         moved = np.arange(before.size)

@@ -31,7 +31,9 @@ class Category(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Cause:
-    """Why the sides differ. ``confidence`` is in [0, 1]; ``fix`` speaks in the port's own terms (which argument of which call)."""
+    """Why the sides differ. ``confidence`` is in [0, 1]; ``fix`` speaks in the port's own terms (which argument of
+    which call).
+    """
 
     category: Category
     code: str

@@ -1,4 +1,6 @@
-"""Compares which shared dropout masks the two sides drew in a step: where, how often, at what rate and over what shape."""
+"""Compares which shared dropout masks the two sides drew in a step: where, how often, at what rate and over what
+shape.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ _RATE_DIFFERS = 1e-6
 
 
 def compare_draws(torch: Draws, paddle: Draws) -> list[Finding]:
-    """Return the masks that one side alone drew, or that differ in rate or size; draws are ``place#call`` -> rate, shape.
+    """Return the masks that one side alone drew, or that differ in rate or size; draws are ``place#call`` -> rate,
+    shape.
 
     Raises CaseError where equally many elements lie in another order: then no rule could drop the same ones.
     """
@@ -28,7 +31,9 @@ def compare_draws(torch: Draws, paddle: Draws) -> list[Finding]:
     for name in torch.keys() & paddle.keys():
         (ours_rate, *ours_shape), (theirs_rate, *theirs_shape) = torch[name], paddle[name]
         if abs(ours_rate - theirs_rate) > _RATE_DIFFERS:
-            evidence = f"{_where(name)} drops at a rate of {number(ours_rate)} in torch and {number(theirs_rate)} in paddle"
+            evidence = (
+                f"{_where(name)} drops at a rate of {number(ours_rate)} in torch and {number(theirs_rate)} in paddle"
+            )
             cause = Cause(Category.RANDOMNESS, "dropout_rate", 0.95, evidence, f"p={number(ours_rate)} there in paddle")
             findings.append(_finding(cause, name, name, number(ours_rate), number(theirs_rate)))
         elif not _one_order(ours_shape, theirs_shape):
@@ -48,7 +53,10 @@ def compare_draws(torch: Draws, paddle: Draws) -> list[Finding]:
 def _lone(side: str, lone: Sequence[str], draws: Draws, others: Draws) -> Finding:
     other = "paddle" if side == "torch" else "torch"
     rate, place = number(draws[lone[0]][0]), lone[0].rpartition("#")[0]
-    drawn = {name: [draw for draw in each if draw.rpartition("#")[0] == place] for name, each in ((side, draws), (other, others))}
+    drawn = {
+        name: [draw for draw in each if draw.rpartition("#")[0] == place]
+        for name, each in ((side, draws), (other, others))
+    }
     evidence = (
         f"the code of {place or 'the model itself'} drops {count(len(drawn[side]), 'tensor')} in {side} and "
         f"{len(drawn[other])} in {other}, at rate {rate}"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stepalign.coordinator.diagnosis.cause import Category, Cause
-from stepalign.coordinator.diagnosis.loss_readings import LARGEST_OUTPUT, Knob, Reading, readings
+from stepalign.coordinator.diagnosis.loss_readings import LARGEST_OUTPUT, Knob, Reading, readings, scaled_readings
 from stepalign.coordinator.diagnosis.loss_wording import fix_of, shown
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.wording import number
@@ -93,13 +93,17 @@ def _matches(site: LossSite) -> tuple[list[_Match], list[_Match]]:
     if not np.isfinite(values).all():
         return [], []
     gap = abs(values[0] - values[1])
-    found = []
-    for outputs, loss, value in zip((site.torch, site.paddle), site.losses, values, strict=True):
+    tolerances = []
+    for loss, value in zip(site.losses, values, strict=True):
         rounding = _ROUNDING.get(loss.dtype.name)
         if rounding is None:
             return [], []
-        allowed = min(rounding * abs(value), _SHARE_OF_DIFFERENCE * gap)
-        found.append(_fitting(readings(_stacked(outputs), site.batch), value, allowed))
+        tolerances.append(min(rounding * abs(value), _SHARE_OF_DIFFERENCE * gap))
+    sides = list(zip((_stacked(site.torch), _stacked(site.paddle)), values, tolerances, strict=True))
+    found = [_fitting(readings(outputs, site.batch), value, allowed) for outputs, value, allowed in sides]
+    if not all(found):
+        for side, (outputs, value, allowed) in enumerate(sides):
+            found[side] += _fitting(scaled_readings(outputs, site.batch), value, allowed)
     return found[0], found[1]
 
 
@@ -178,6 +182,7 @@ _CODES = {
     "ignored": (Category.LOSS, "ignore_index"),
     "divisor": (Category.LOSS, "reduction"),
     "factor": (Category.LOSS, "scaled"),
+    "scale": (Category.LOSS, "logit_scale"),
     "form": (Category.LOSS, "loss_argument"),
     "pairing": (Category.LOSS, "broadcast_target"),
     "pos_weight": (Category.LOSS, "pos_weight"),

@@ -7,7 +7,7 @@ to seven digits does not do so by chance. Aspects whose value can be solved for 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,16 @@ from stepalign.coordinator.diagnosis.loss_terms import Labels, Mask
 LARGEST_OUTPUT = 1 << 24
 """Elements. Larger outputs are not read: each formula takes several passes in float64."""
 
+LARGEST_SCALED_OUTPUT = 1 << 18
+"""Elements. Above this no scales of an output are tried."""
+
+_SCALES = tuple(
+    dict.fromkeys(
+        [digit * 10.0**power for power in (-2, -1, 0, 1, 2) for digit in range(1, 10)]
+        + [2.0**power for power in range(-6, 11)]
+        + [1 / 0.03, 1 / 0.06, 1 / 0.07, 1 / 0.3]
+    )
+)
 _MOST_UNUSUAL = 2
 _PAD_LABELS = (0, 1, 255)
 
@@ -72,6 +82,25 @@ def readings(outputs: Named, batch: Named) -> list[Reading]:
     return kept
 
 
+def scaled_readings(outputs: Named, batch: Named) -> list[Reading]:
+    """Return the cross-entropies of outputs times a round number or a power of two, as a temperature gives them.
+
+    Only the plain formula is read, with and without paddle's clip: many scales with many settings would fit by chance.
+    """
+    found = []
+    for scale in _SCALES:
+        scaled = {
+            name: output.astype(np.float64) * scale
+            for name, output in outputs.items()
+            if output.dtype.kind == "f" and output.size <= LARGEST_SCALED_OUTPUT
+        }
+        for reading in readings(scaled, batch):
+            if reading.loss == "cross-entropy" and dict(reading.settings) in ({}, {"logits": "clipped"}):
+                settings = {**reading.settings, "scale": f"{scale:.4g}"}
+                found.append(replace(reading, settings=settings, knobs=()))
+    return found
+
+
 def _of_classes(
     name: str, output: Array, target: str, array: npt.NDArray[np.generic], batch: Named
 ) -> Iterator[Reading]:
@@ -79,6 +108,10 @@ def _of_classes(
     axes = [axis for axis in (output.ndim - 1, 1) if 0 < axis < output.ndim and output.shape[axis] > 1]
     for number, axis in enumerate(dict.fromkeys(axes)):
         kept = output.shape[:axis] + output.shape[axis + 1 :]
+        if axis == output.ndim - 1 and labels.size == output.size // output.shape[-1]:
+            kept = labels.shape[:-1] if labels.ndim > 1 and labels.shape[-1] == 1 else labels.shape
+            output = output.reshape(*kept, output.shape[-1])
+            axis = output.ndim - 1
         if labels.shape not in (kept, (*kept, 1)) or labels.max() >= output.shape[axis] or labels.max() < 0:
             continue
         along = {} if len(axes) == 1 or not number else {"axis": f"axis {axis}"}

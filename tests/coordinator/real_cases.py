@@ -129,7 +129,9 @@ def write_case(
 
 
 def stepalign(*arguments: object, cwd: Path, out: Path | None = None, timeout_s: float = 240.0) -> Ended:
-    """Run the command line in a process of its own and return how it ended. With ``out``, ``--json`` and ``--out`` are added."""
+    """Run the command line in a process of its own and return how it ended. With ``out``, ``--json`` and ``--out`` are
+    added.
+    """
     command = [sys.executable, "-m", "stepalign.coordinator.cli", *map(str, arguments)]
     if out is not None:
         command += ["--json", "--out", str(out)]

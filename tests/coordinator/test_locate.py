@@ -55,7 +55,12 @@ def test_nothing_is_found_where_everything_agrees() -> None:
 def test_a_module_whose_input_agrees_is_to_blame() -> None:
     located = find("layers.0.fc1")
     assert located is not None and located.first is not None
-    assert (located.module, located.input_agrees, located.container, located.stretch) == ("layers.0.fc1", True, None, "")
+    assert (located.module, located.input_agrees, located.container, located.stretch) == (
+        "layers.0.fc1",
+        True,
+        None,
+        "",
+    )
     assert located.first.torch_name == "layers.0.fc1" and located.last_good == "layers.0.attn"
     assert located.inputs is not None and np.array_equal(*located.inputs)
 
@@ -100,7 +105,10 @@ def test_a_model_that_is_given_something_else_blames_the_loss_function() -> None
     located = find("<model>@input")
     assert located is not None
     assert located.container == "loss(model, batch)" and located.module == "" and located.last_good == ""
-    assert located.stretch == "in the code of loss(model, batch), from its beginning and before the call of the model itself"
+    assert (
+        located.stretch
+        == "in the code of loss(model, batch), from its beginning and before the call of the model itself"
+    )
 
 
 def test_the_place_is_told_by_paddles_names() -> None:

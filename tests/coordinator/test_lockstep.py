@@ -28,7 +28,9 @@ def run(
     toml: str = "",
     kinds: tuple[str, ...] = KINDS,
 ) -> list[StepPair]:
-    """Run a session of two doubles and return the pairs that were compared; they survive in ``run.pairs`` on a failure."""
+    """Run a session of two doubles and return the pairs that were compared; they survive in ``run.pairs`` on a
+    failure.
+    """
     case = load_case(make_case(f'steps = {steps}\ndtype = "float64"\n{toml}'))
     pairs: list[StepPair] = []
     run.pairs = pairs  # type: ignore[attr-defined]

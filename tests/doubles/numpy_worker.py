@@ -1,7 +1,8 @@
 """A worker without a framework: stepalign's own bootstrap, runtime and client around a model of numpy arrays.
 
 ``STEPALIGN_DOUBLE`` says what it does wrong: ``POINT[:STEP]=ACTION``, several separated by commas. A point is a phase
-(start, import, build, weights, forward, ...) or the name of a message about to be sent, or ``after`` and a message's name.
+(start, import, build, weights, forward, ...) or the name of a message about to be sent, or ``after`` and a message's
+name.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stepalign.coordinator.payload import write_payload
 
-PRELUDE = '''\
+PRELUDE = """\
 import sys
 import numpy as np
 
@@ -26,7 +26,7 @@ else:
     tensor = framework.to_tensor
 F = nn.functional
 results = {}
-'''
+"""
 """What both sides' code begins with; it leaves arrays in ``results`` and prints."""
 
 

@@ -133,7 +133,8 @@ def attend(rate, function=None, **arguments):
     q, k, v = (np.random.default_rng(seed).standard_normal((2, 2, 5, 4)).astype("float32") for seed in range(3))
     turn = (lambda array: array) if side == "torch" else (lambda array: array.swapaxes(1, 2))
     called = function or F.scaled_dot_product_attention
-    return turn(called(*(tensor(np.ascontiguousarray(turn(array))) for array in (q, k, v)), dropout_p=rate, **arguments))
+    return turn(called(*(tensor(np.ascontiguousarray(turn(array))) for array in (q, k, v)), dropout_p=rate,
+    **arguments))
 
 keep = tensor(np.tril(np.ones((5, 5), bool)))
 score = tensor(np.random.default_rng(9).standard_normal((5, 5)).astype("float32"))
@@ -156,7 +157,8 @@ try:
 except Exception as error:
     results["refused"] = np.array(type(error).__name__ + " " + str(error))
 try:
-    framework.dropout(x, 0.3, True) if side == "torch" else framework.incubate.nn.functional.fused_dropout_add(x, x, 0.3)
+    framework.dropout(x, 0.3, True) if side == "torch" else framework.incubate.nn.functional.fused_dropout_add(x, x,
+    0.3)
 except Exception as error:
     results["kernel"] = np.array(type(error).__name__ + " " + str(error))
 results = {name: value if isinstance(value, np.ndarray) else value.detach().numpy() for name, value in results.items()}
@@ -193,7 +195,9 @@ def test_elements_are_dropped_in_training_only(both: Results) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "mask", "score", "causal"])
-def test_attention_with_dropout_is_the_same_on_both_sides_and_the_formula_is_the_kernels(both: Results, name: str) -> None:
+def test_attention_with_dropout_is_the_same_on_both_sides_and_the_formula_is_the_kernels(
+    both: Results, name: str
+) -> None:
     assert np.abs(both[0][f"attention {name}"] - both[1][f"attention {name}"]).max() < 1e-6
     assert max(np.abs(side[f"formula {name}"]).max() for side in both[:2]) < 1e-6
 
@@ -201,7 +205,7 @@ def test_attention_with_dropout_is_the_same_on_both_sides_and_the_formula_is_the
 def test_both_sides_draw_the_same_masks_in_the_same_places(both: Results) -> None:
     torch, paddle = (text.splitlines() for text in both[2])
     assert torch == paddle
-    assert [line for line in torch if line.startswith("own")] == ["own#0 0.4 48", "own#1 0.4 48"]
+    assert torch[:2] == ["own#0 0.4 48", "own#1 0.4 48"]
     assert [line for line in torch if line.startswith("attention")] == ["attention#0 0.5 150", "attention#1 0.5 150"]
 
 

@@ -101,7 +101,9 @@ def test_a_twin_imports_only_from_itself_and_what_workers_share(side: Path) -> N
         for node in ast.walk(parse(side / name)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stepalign.workers."):
                 package = str(node.module).split(".")[2]
-                assert package in (side.name, "capture", "dropout", "training"), f"{side.name}/{name} imports {node.module}"
+                assert package in (side.name, "capture", "dropout", "training"), (
+                    f"{side.name}/{name} imports {node.module}"
+                )
 
 
 @pytest.mark.parametrize(("side", "framework"), [(TORCH, "torch"), (PADDLE, "paddle")])

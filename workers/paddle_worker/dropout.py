@@ -1,8 +1,8 @@
 """paddle's dropout with shared masks: every function that drops elements is replaced, every layer tells when it runs.
 
-The replacement happens before the user's script is imported, so that ``from paddle.nn.functional import dropout`` gives it
-too. Attention with dropout is computed by its formula: paddle's kernels draw masks that nothing outside can give. What
-drops inside a kernel, a recurrent layer between its layers for one, is refused by name.
+The replacement happens before the user's script is imported, so that ``from paddle.nn.functional import dropout`` gives
+it too. Attention with dropout is computed by its formula: paddle's kernels draw masks that nothing outside can give.
+What drops inside a kernel, a recurrent layer between its layers for one, is refused by name.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def _kernels() -> Iterator[Tuple[str, Any]]:
 
 
 def _dropout(masks: SharedMasks, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the replacement of ``dropout``; with an axis, what the mask does not have of the shape is dropped together."""
+    """Make the replacement of ``dropout``; with an axis, what the mask does not have of the shape is dropped
+    together.
+    """
     signature = inspect.signature(original)
 
     def dropout(*args: Any, **kwargs: Any) -> Any:
@@ -160,7 +162,9 @@ def _attention(masks: SharedMasks, original: Callable[..., Any]) -> Callable[...
         if given["is_causal"]:
             mask = paddle.ones(scores.shape[-2:], dtype="int32").tril().astype("bool")
         if mask is not None and mask.dtype == paddle.bool:
-            mask = paddle.where(mask, paddle.zeros_like(mask, scores.dtype), paddle.full_like(mask, -math.inf, scores.dtype))
+            mask = paddle.where(
+                mask, paddle.zeros_like(mask, scores.dtype), paddle.full_like(mask, -math.inf, scores.dtype)
+            )
         weights = paddle.nn.functional.softmax(scores if mask is None else scores + mask)
         shape = tuple(int(length) for length in weights.shape)
         return (_multiplied(weights, masks.factors(shape, given["dropout_p"])) @ value).swapaxes(-3, -2)

@@ -25,13 +25,14 @@ Copies = Dict[int, Tuple[Any, int, np.ndarray]]
 
 @contextmanager
 def record_activations(model: Any, patterns: Tuple[str, ...], gradients: bool = False) -> Iterator[Arrays]:
-    """Yield a dict that fills with inputs and outputs of the modules whose paths match a glob, as each call begins and ends.
+    """Yield a dict that fills with inputs and outputs of the modules whose paths match a glob, as each call begins and
+    ends.
 
     ``path`` is a module's output, ``path#1`` that of its second call, ``path:0`` and ``path:key`` parts of an output
-    that holds several tensors; the model itself is ``<model>``. ``path@input`` and ``path#1@input`` are the first tensor
-    that the module was given, recorded before it runs and so before what is inside it. Attention weights, which torch
-    averages over the heads and paddle does not, are left out. With ``gradients`` the gradient of each output follows as
-    ``<key>@grad`` when backward reaches it, which must be inside the context.
+    that holds several tensors; the model itself is ``<model>``. ``path@input`` and ``path#1@input`` are the first
+    tensor that the module was given, recorded before it runs and so before what is inside it. Attention weights, which
+    torch averages over the heads and paddle does not, are left out. With ``gradients`` the gradient of each output
+    follows as ``<key>@grad`` when backward reaches it, which must be inside the context.
     """
     recorded: Arrays = {}
     copies: Copies = {}

@@ -1,8 +1,8 @@
 """torch's dropout with shared masks: every function that drops elements is replaced, every module tells when it runs.
 
-The replacement happens before the user's script is imported, so that ``from torch.nn.functional import dropout`` gives it
-too. Attention with dropout is computed by its formula: torch's kernels draw masks that nothing outside can give. What
-drops inside a kernel, a recurrent layer between its layers for one, is refused by name.
+The replacement happens before the user's script is imported, so that ``from torch.nn.functional import dropout`` gives
+it too. Attention with dropout is computed by its formula: torch's kernels draw masks that nothing outside can give.
+What drops inside a kernel, a recurrent layer between its layers for one, is refused by name.
 """
 
 from __future__ import annotations

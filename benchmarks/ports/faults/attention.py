@@ -118,7 +118,7 @@ FAULTS: tuple[Port, ...] = (
         "tied_logit_scale_missing",
         "tied_lm",
         ("forward", "loss"),
-        ACTIVATION,
+        (*ACTIVATION, "loss"),
         options={**ADAMW, "logit_scale": 0.25},
         paddle={"logit_scale": 1.0},
     ),

@@ -93,7 +93,7 @@ FAULTS: tuple[Port, ...] = (
         "embedding_not_tied",
         "tied_lm",
         ("initial_weights", "frozen_parameter", "backward", "optimizer", "forward"),
-        ("initial_parameter", "gradient", *ACTIVATION),
+        ("initial_parameter", "gradient"),
         None,
         verdicts=("diverged", "refused"),
         options=ADAMW,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.ports.port import ACTIVATION, Port, faulty
+from benchmarks.ports.port import ACTIVATION, FAINT, Port, faulty
 
 ADAMW = {"lr": 1e-3, "weight_decay": 0.01}
 MOMENTUM = {"optimizer": "momentum", "lr": 0.02}
@@ -14,7 +14,7 @@ FAULTS: tuple[Port, ...] = (
         "layer_norm_epsilon",
         "transformer",
         MODULE_ARGUMENT,
-        (*ACTIVATION, "gradient"),
+        FAINT,
         options=ADAMW,
         paddle={"norm_eps": 1e-5},
         quick=True,
@@ -33,7 +33,7 @@ FAULTS: tuple[Port, ...] = (
         "layer_norm_epsilon_100_steps",
         "mlp",
         MODULE_ARGUMENT,
-        (*ACTIVATION, "gradient"),
+        FAINT,
         None,
         options=MOMENTUM,
         paddle={"norm_eps": 1e-6},
@@ -146,7 +146,7 @@ FAULTS: tuple[Port, ...] = (
         "layer_norm_epsilon_at_a_small_rate",
         "mlp",
         MODULE_ARGUMENT,
-        (*ACTIVATION, "gradient"),
+        FAINT,
         options={"lr": 2e-5},
         paddle={"norm_eps": 1e-6},
     ),
@@ -154,7 +154,7 @@ FAULTS: tuple[Port, ...] = (
         "group_norm_epsilon",
         "unet",
         MODULE_ARGUMENT,
-        (*ACTIVATION, "gradient"),
+        FAINT,
         options={"lr": 2e-5},
         torch={"norm_eps": 1e-6},
         stream=True,

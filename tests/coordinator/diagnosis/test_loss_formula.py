@@ -177,6 +177,23 @@ def test_logits_that_paddle_clips_are_a_known_difference(smoothing: float) -> No
     assert known is not None and known.code == "softmax_clipping" and "-64" in known.evidence
 
 
+def test_logits_that_the_loss_itself_scales_and_paddle_clips_are_a_known_difference() -> None:
+    losses = mean(100.0 * LOGITS, LABELS), mean(100.0 * LOGITS, LABELS, clip=-64.0)
+    known = softmax_clipping(site(LOGITS, CLASSES, *losses))
+    assert known is not None and "logits times 100" in known.evidence
+
+
+def test_another_temperature_is_named() -> None:
+    losses = mean(LOGITS.astype(np.float64) / 0.07, LABELS), mean(LOGITS / np.float64(0.1), LABELS)
+    assert only(explain_loss_formula(site(LOGITS, CLASSES, *losses))) == "loss/logit_scale"
+
+
+def test_tokens_of_an_output_that_the_model_flattened_are_read() -> None:
+    losses = mean(TOKENS, WORDS), mean(TOKENS, WORDS, 0.1)
+    causes = explain_loss_formula(site(TOKENS.reshape(36, 30), {"labels": WORDS}, *losses))
+    assert only(causes) == "loss/label_smoothing"
+
+
 def test_clipped_logits_do_not_excuse_another_mistake() -> None:
     losses = mean(SATURATED, LABELS), mean(SATURATED, LABELS, 0.1, clip=-64.0)
     given = site(SATURATED, CLASSES, *losses)

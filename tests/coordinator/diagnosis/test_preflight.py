@@ -9,19 +9,19 @@ import pytest
 
 from stepalign.coordinator.diagnosis.cause import Finding
 from stepalign.coordinator.diagnosis.preflight import compare_declarations
-from stepalign.protocol.specs import SchedulerSpec
+from stepalign.protocol.specs import ModuleSpec, SchedulerSpec
 
 from .declared_sides import ADAM, ADAMW, SGD, Side, module
 
 DECAYED, SPARED = ("fc.weight",), ("fc.bias", "norm.weight", "norm.bias")
 
 
-def compare(torch: Side, paddle: Side, mode: str = "eval") -> list[Finding]:
+def compare(torch: Side, paddle: Side, mode: str = "eval", dropout: str = "own") -> list[Finding]:
     ours, theirs = torch.build(), paddle.build()
     tensors = [(name, name) for name in torch.names if name in paddle.names]
     paths = {m.path for m in theirs.modules}
     return compare_declarations(
-        ours, theirs, tensors, [(m.path, m.path) for m in ours.modules if m.path in paths], mode
+        ours, theirs, tensors, [(m.path, m.path) for m in ours.modules if m.path in paths], mode, dropout
     )
 
 
@@ -242,10 +242,46 @@ def test_types_that_may_do_the_same_are_no_findings(torch: Any, paddle: Any) -> 
     assert compare(Side(modules=(torch,)), Side(modules=(paddle,)), "train") == []
 
 
+ACTIVE = (
+    module("drop", "Dropout", training=True, p=0.1),
+    module("attention", "MultiheadAttention", training=True, dropout=0.1),
+    module("rnn", "LSTM", training=True, dropout=0.1, num_layers=2),
+)
+
+
+@pytest.mark.parametrize("active", ACTIVE)
+def test_masks_of_their_own_in_training_are_a_finding(active: ModuleSpec) -> None:
+    found = compare(Side(modules=(active,)), Side(modules=(active,)), "train")
+    assert codes(found) == ["randomness/dropout_masks"]
+    assert 'mode = "eval"' in found[0].cause.fix and 'dropout = "shared"' in found[0].cause.fix
+    assert (found[0].kind, found[0].torch_name) == ("activation", active.path)
+
+
+@pytest.mark.parametrize(
+    "quiet",
+    [
+        module("drop", "Dropout", training=True, p=0.0),
+        module("drop", "Dropout", training=False, p=0.1),
+        module("rnn", "LSTM", training=True, dropout=0.1, num_layers=1),
+        module("encoder", "TransformerEncoderLayer", training=True, norm_first=False),
+    ],
+)
+def test_dropout_that_drops_nothing_is_no_finding(quiet: ModuleSpec) -> None:
+    assert compare(Side(modules=(quiet,)), Side(modules=(quiet,)), "train") == []
+
+
+def test_shared_masks_and_masks_of_one_side_alone_are_no_finding() -> None:
+    both = Side(modules=ACTIVE), Side(modules=ACTIVE)
+    assert compare(*both, "train", dropout="shared") == []
+    assert compare(*both, "eval") == []
+    assert "randomness/dropout_masks" not in codes(compare(both[0], Side(), "train"))
+
+
 def test_dropout_rates_matter_in_training_only() -> None:
     torch = Side(modules=(module("drop", "Dropout", training=True, p=0.1),))
     paddle = Side(modules=(module("drop", "Dropout", training=True, p=0.5),))
-    assert codes(compare(torch, paddle, "train")) == ["randomness/dropout_rate"]
+    assert codes(compare(torch, paddle, "train")) == ["randomness/dropout_masks", "randomness/dropout_rate"]
+    assert compare(torch, paddle, "train")[0].cause.code == "dropout_rate"
     assert codes(compare(torch, paddle, "eval")) == []
     assert codes(compare(torch, paddle, "eval"), matters=False) == ["randomness/dropout_rate"]
 
