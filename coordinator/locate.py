@@ -28,6 +28,7 @@ from stepalign.protocol.messages import Named
 
 _ROOT = "<model>"
 _LOSS = "loss(model, batch)"
+_SAME_LOSS_RTOL = 1e-6
 _LATER_STEP_ALLOWANCE = 20.0
 """After the first step the sides' weights already differ a little; a mistake differs by far more."""
 
@@ -44,6 +45,8 @@ class Located:
     Where ``container`` is not None the module itself is not to blame: the sides part in the own code of ``container`` (the
     model itself is ``""``; ``loss(model, batch)`` is what calls it), between ``last_good`` and the call of the module. Then
     ``first`` is the module's input, ``outputs`` are what goes into it, and ``inputs`` what agreed last.
+
+    ``random_sides`` are those whose loss changes when the same step is run twice from the same weights.
     """
 
     first: Optional[Comparison]
@@ -58,6 +61,7 @@ class Located:
     container: Optional[str] = None
     paddle_container: Optional[str] = None
     paddle_last_good: str = ""
+    random_sides: Tuple[str, ...] = ()
 
     @property
     def stretch(self) -> str:
@@ -73,15 +77,30 @@ def locate(
 ) -> Optional[Located]:
     """Return where the failing step first goes wrong; None if a replay cannot tell."""
     step = failure.step
+    repeated: List[StepPair] = []
     try:
-        pair = _replay(case, crew, folder, (step,), ("*",), batches, on_tick)[0]
+        pair = _replay(case, crew, folder, (step,), ("*",), batches, on_tick, repeated)[0]
     except StepalignError:
         return None
     torch, paddle = (side.tensors.get("activation", {}) for side in (pair.reference, pair.candidate))
     found = find_first(case, names, torch, paddle, step)
+    random = _random_sides(pair, repeated)
     if failure.kind == "loss" and (found is None or found.backward or _is_loss(found)):
-        return Located(first=None, loss_site=_loss_site(pair, names, batches))
-    return found
+        return Located(first=None, loss_site=_loss_site(pair, names, batches), random_sides=random)
+    return None if found is None else replace(found, random_sides=random)
+
+
+def _random_sides(pair: StepPair, repeated: Sequence[StepPair]) -> Tuple[str, ...]:
+    """Return the sides whose loss is not what it was when the first step is repeated from the same weights."""
+    if not repeated or pair.step != repeated[0].step:
+        return ()
+    losses = (
+        ("torch", pair.reference.loss, repeated[0].reference.loss),
+        ("paddle", pair.candidate.loss, repeated[0].candidate.loss),
+    )
+    return tuple(
+        side for side, once, again in losses if not np.allclose(once, again, rtol=_SAME_LOSS_RTOL, atol=0.0, equal_nan=True)
+    )
 
 
 def replay_loss_sites(
@@ -100,13 +119,17 @@ def _replay(
     patterns: Tuple[str, ...],
     batches: BatchSource,
     on_tick: Callable[[], None],
+    repeated: Optional[List[StepPair]] = None,
 ) -> List[StepPair]:
-    """Run the case again up to the last of ``steps``; return those, with the outputs of the modules that fit ``patterns``."""
+    """Run the case again up to the last of ``steps``; return those, with the outputs of the modules that fit ``patterns``.
+
+    Where the only step is the first, ``repeated`` gets a second run of it from the same weights.
+    """
     found: List[StepPair] = []
     with Session(case, both(case, crew, folder), "train", on_tick) as session:
         session.start()
         session.build()
-        session.exchange_weights()
+        initial = session.exchange_weights()
         plan = StepPlan(
             0,
             max(steps) + 1,
@@ -115,6 +138,9 @@ def _replay(
             case.file.compare.resync,
         )
         session.step(plan, batches, lambda pair: found.append(pair) if pair.step in steps else None)
+        if repeated is not None and tuple(steps) == (0,) and case.file.compare.dropout == "own":
+            session.load_weights(initial)
+            session.step(StepPlan(0, 1, lambda number: (), lambda number: ()), batches, repeated.append)
     return found
 
 

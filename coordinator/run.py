@@ -22,6 +22,7 @@ from stepalign.coordinator.diagnosis.loss_formula import softmax_clipping
 from stepalign.coordinator.diagnosis.preflight import compare_declarations
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.relevance import settle_by_data
+from stepalign.coordinator.diagnosis.tying import find_untied
 from stepalign.coordinator.locate import Located, locate
 from stepalign.coordinator.lockstep import StepPair, StepPlan
 from stepalign.coordinator.members import Crew, both, find_crew
@@ -120,7 +121,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
             case.file.mode,
             case.file.compare.dropout,
         )
-        run.findings = settle_by_data(run.findings, (run.batches[step] for step in range(min(case.steps, LOOKED_AT_STEPS))))
+        run.findings = find_untied(session.names) + settle_by_data(run.findings, (run.batches[step] for step in range(min(case.steps, LOOKED_AT_STEPS))))
         watcher.phase("exchanging initial weights")
         run.initial = session.exchange_weights()
         judge = StepJudge(

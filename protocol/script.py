@@ -52,7 +52,11 @@ def load_script(path: Path, folder: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     loader = spec.loader
-    call_script(f"importing {path.name}", folder, lambda: loader.exec_module(module))
+    try:
+        call_script(f"importing {path.name}", folder, lambda: loader.exec_module(module))
+    except CaseError:
+        sys.modules.pop(name, None)
+        raise
     return module
 
 
@@ -76,11 +80,16 @@ def call_script(doing: str, folder: Path, call: Callable[[], Any]) -> Any:
 
 
 def trim_traceback(error: BaseException, folder: Path) -> str:
-    """Return the traceback from the first frame that lies in ``folder`` on; whole if none does."""
+    """Return the traceback from the first frame that lies in ``folder`` on; whole if none does.
+
+    A SyntaxError shows its place by itself.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     inside = [index for index, frame in enumerate(frames) if _is_below(frame.filename, folder)]
     if inside:
         frames = traceback.StackSummary.from_list(frames[inside[0] :])
+    elif isinstance(error, SyntaxError):
+        frames = traceback.StackSummary()
     lines = [
         "Traceback (most recent call last):\n",
         *frames.format(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -53,6 +53,8 @@ class FrameWriter:
 
     def add(self, array: np.ndarray) -> List[Any]:
         """Take one array and return ``[frame, offset, dtype, shape]``; frame 0 is the shared one."""
+        if array.ndim > MAX_DIMENSIONS:
+            raise ProtocolError(f"an array of {array.ndim} dimensions cannot be sent: at most {MAX_DIMENSIONS}")
         ordered = c_ordered(array)
         dtype = ordered.dtype.name
         shape = list(ordered.shape)
@@ -79,7 +81,7 @@ class FrameReader:
 
     def __init__(self, frames: Sequence[Buffer]) -> None:
         self._frames = frames
-        self._used = {0} if frames else set()
+        self._used: Set[int] = set()
 
     def get(self, header: Any, path: str) -> np.ndarray:
         """Return the read-only array that ``header`` stands for; aligned, C-ordered.
@@ -109,6 +111,8 @@ class FrameReader:
     def finish(self) -> None:
         """Raise ProtocolError if a frame came that no header used."""
         unused = set(range(len(self._frames))) - self._used
+        if len(self._frames) > 1 and not memoryview(self._frames[0]).nbytes:
+            unused.discard(0)
         if unused:
             raise ProtocolError(f"frames {sorted(unused)[:5]} of {len(self._frames)} belong to no array of the message")
 

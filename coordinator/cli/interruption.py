@@ -29,6 +29,11 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def asked(self) -> Optional[signal.Signals]:
+        """The signal that came, or None."""
+        return self._asked
+
     def raise_if_asked(self) -> None:
         """Raise Interrupted if a signal came."""
         if self._asked is not None:

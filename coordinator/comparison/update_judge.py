@@ -101,13 +101,13 @@ class UpdateJudge:
     def _as_paddle_does(
         self, step: UpdateStep, name: str, plain: UpdateJudgement, chosen: Optional[np.ndarray]
     ) -> Tuple[UpdateJudgement, Tuple[KnownDifference, ...]]:
-        """Try paddle's own form of the rule, with paddle's epsilon: what no port can avoid is a known difference."""
+        """Try paddle's own form of the rule, with the nearest epsilon: what no port can avoid is a known difference."""
         variant = dict(_PADDLE_VARIANTS.get(self._specs[0].type, {}))
         if not variant or self._specs[1].type != self._specs[0].type:
             return plain, ()
-        inside = self._hyper[1].get(self._pieces[name].paddle.tensor, {}).get("eps_inside_sqrt")
-        if inside is not None:
-            variant["eps_inside_sqrt"] = inside
+        if self._specs[0].type == "RMSprop":
+            eps = self._hyper[0][self._pieces[name].torch.tensor].get("eps", 1e-8)
+            variant["eps_inside_sqrt"] = float(eps) ** 2 if isinstance(eps, (int, float)) else None
         tried = self._residual(step, name, 1, variant, chosen)
         if tried is None or not tried.fits:
             return plain, ()

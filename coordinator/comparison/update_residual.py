@@ -11,7 +11,7 @@ it the half ULP that rounding may always take.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -189,15 +189,20 @@ def judge_update(
     """Hold one parameter's step against the rule, allowing known roundings of hyper-parameters; None: unknown rule.
 
     Arrays have the parameter's shape (slots may be 0-d). Works in chunks, so temporaries stay near
-    20 * `CHUNK_ELEMENTS` * 8 bytes. Raises ValueError when shapes differ.
+    20 * `CHUNK_ELEMENTS` * 8 bytes. Raises ValueError when shapes differ. Where no variant fits everything, each slot
+    stands as the variant that suits it best has it: a known rounding must not be blamed beside a mistake elsewhere.
     """
     best: UpdateJudgement | None = None
+    slots: dict[str, UpdateResidual] = {}
     for variant, values in rounded_hyperparameters(rule, hyper):
         judgement = _judge(rule, values, before, gradient, state_before, after, state_after, lr, step, dtype, variant)
         if judgement is None or judgement.fits:
             return judgement
-        best = judgement if best is None or judgement.worst < best.worst else best
-    return best
+        for slot, item in judgement.state.items():
+            if slot not in slots or item.worst < slots[slot].worst:
+                slots[slot] = item
+        best = judgement if best is None or judgement.parameter.worst < best.parameter.worst else best
+    return None if best is None else replace(best, state=slots)
 
 
 def rounded_hyperparameters(rule: str, hyper: Mapping[str, Scalar]) -> Iterator[tuple[str, Mapping[str, Scalar]]]:

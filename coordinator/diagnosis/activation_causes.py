@@ -16,6 +16,7 @@ from stepalign.coordinator.diagnosis.cause import Category, Cause
 from stepalign.coordinator.diagnosis.common_terms import as_float
 from stepalign.coordinator.diagnosis.elementwise import FUNCTIONS, negative_slope, softmax
 from stepalign.coordinator.diagnosis.norm_fit import fit_epsilon
+from stepalign.coordinator.diagnosis.precision_causes import explain_precision
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.wording import number
 from stepalign.protocol.specs import ModuleSpec, Scalar
@@ -55,6 +56,7 @@ def explain_activation(
     ):
         inputs = None
     causes = list(_dropout(where, torch_module, paddle_module, ours, theirs, noise))
+    causes.extend(explain_precision(where, torch_output, paddle_output))
     if inputs is not None:
         causes.extend(_function(where, inputs, ours, theirs))
         causes.extend(_softmax(where, inputs, ours, theirs))

@@ -73,8 +73,13 @@ def _from_nonfinite(failure: Comparison) -> List[Cause]:
         if len(sides) == 2
         else f"find what gives NaN or infinity on the {sides[0]} side alone: a division, a log or a root of zero, an overflow, a mask of -inf"
     )
-    codes = {"loss": "loss", "gradient": "gradient", "activation": "activation", "initial_parameter": "initial_weights"}
-    return [Cause(Category.NONFINITE, codes.get(failure.kind, "state"), 0.99, failure.reason, fix)]
+    if failure.kind == "loss":
+        return [Cause(Category.NONFINITE, "loss", 0.99, failure.reason, fix)]
+    if failure.kind == "gradient":
+        return [Cause(Category.NONFINITE, "gradient", 0.99, failure.reason, fix)]
+    if failure.kind == "initial_parameter":
+        return [Cause(Category.NONFINITE, "initial_weights", 0.99, failure.reason, fix)]
+    return [Cause(Category.NONFINITE, "state", 0.99, failure.reason, fix)]
 
 
 def _from_numbers(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
@@ -114,6 +119,8 @@ def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located:
     causes: List[Cause] = []
     if located is not None and located.first is not None:
         causes += _from_module(evidence, located)
+        if not located.backward:
+            return causes
     losses = [[float(loss) for loss in side] for side in evidence.record.losses]
     if failure.step == 0:
         causes += explain_loss(losses[0], losses[1], [_batch_size(evidence)] * len(losses[0]))
@@ -147,9 +154,38 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
         stretch = ModuleSpec(f"the code {located.stretch.removeprefix('in the code ')}", "", "", False)
         specs = [stretch, stretch]
     found: List[Cause] = []
+    if located.random_sides:
+        found.append(_random(located))
     if specs[0] is not None and specs[1] is not None and located.outputs is not None and not located.backward:
-        found = explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
+        found += explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
+        if not located.last_good and located.container is not None:
+            found = [_as_data(cause) for cause in found] or [_as_data(_unexplained(located.first, located))]
     return found or [_unexplained(located.first, located)] if located.first is not None else found
+
+
+def _random(located: Located) -> Cause:
+    sides = " and ".join(located.random_sides)
+    return Cause(
+        Category.RANDOMNESS,
+        "changes_when_repeated",
+        0.96,
+        f"the same step from the same weights, run twice in one process, gives another loss on the {sides} side",
+        f"find what draws random numbers in the forward pass of the {sides} side: dropout called as a function without "
+        "training=self.training, noise, stochastic depth, sampling; or run with mode = \"eval\"",
+    )
+
+
+def _as_data(cause: Cause) -> Cause:
+    """Return a cause for what went into the first module: nothing of the model ran before, so the batch was changed."""
+    if cause.category is not Category.FORWARD:
+        return cause
+    return Cause(
+        Category.DATA,
+        "input_differs",
+        cause.confidence,
+        f"what goes into the model's first module differs, before anything of the model ran: {cause.evidence}",
+        "compare what both scripts do to the batch before the model: scaling, channel order, shifts, padding, dtype",
+    )
 
 
 def _from_updates(evidence: Evidence) -> List[Cause]:

@@ -56,7 +56,7 @@ def fix_of(aspect: str, torch: str, paddle: str) -> str:
         "tokens": f"pair logits and labels as torch does: {torch or 'each position with its own label'}",
         "ignored": f"leave out of paddle's loss what torch leaves out: {torch or 'nothing but negative labels'}",
         "factor": f"multiply paddle's loss by {torch or '1'}, as torch does, instead of {paddle or '1'}",
-        "scale": f"multiply paddle's logits by {torch or '1'} before the loss, as torch does, instead of {paddle or '1'}",
+        "scale": f"multiply paddle's logits by {torch or '1'} before the loss, not by {paddle or '1'}",
         "pairing": "give output and target one shape before paddle's loss: [N, 1] against [N] broadcasts to [N, N]"
         if paddle
         else "torch's loss broadcasts [N, 1] against [N] to [N, N]: give output and target one shape in torch",

@@ -173,7 +173,11 @@ def _scheduler_arguments(ours: SchedulerSpec, theirs: SchedulerSpec) -> Iterator
 
 
 def _clipping(torch: Declaration, paddle: Declaration) -> Iterator[Finding]:
-    """Hint at clipping that one side alone declares; what it does to the gradients is read from the numbers."""
+    """Find clipping that only paddle has, and hint at what torch's after_backward may do.
+
+    A torch side without after_backward clips nothing, so a ``grad_clip`` of paddle's is a difference even if its limit
+    was never reached. What an after_backward does is not declared: the numbers tell.
+    """
     ours = torch.optimizer.clip is not None or torch.has_after_backward
     theirs = paddle.optimizer.clip is not None or paddle.has_after_backward
     if ours and not theirs:
@@ -190,11 +194,11 @@ def _clipping(torch: Declaration, paddle: Declaration) -> Iterator[Finding]:
         cause = Cause(
             Category.GRADIENT_CLIPPING,
             "only_paddle_clips",
-            0.5,
+            0.9 if paddle.optimizer.clip is not None else 0.5,
             f"paddle clips ({_clip(paddle)}); torch has no after_backward step",
             "remove grad_clip from the paddle optimizer, or add the same clipping to torch's after_backward",
         )
-        yield Finding(cause, "parameter", "", "", False, None, _clip(paddle))
+        yield Finding(cause, "gradient", "", "", paddle.optimizer.clip is not None, None, _clip(paddle))
     clip = paddle.optimizer.clip
     if clip is not None and clip.get("type") == "global_norm" and clip.get("scope") == "group" and ours:
         cause = Cause(

@@ -30,12 +30,13 @@ def train_step(
     model, optimizer, kinds = training.model, training.optimizer, capture.kinds
     tensors: Dict[str, Arrays] = {}
     clear_gradients(optimizer)
-    with record_activations(model, capture.activations if "activation" in kinds else ()) as activations:
+    patterns = capture.activations if "activation" in kinds else ()
+    with record_activations(model, patterns, gradients=True) as activations:
         enter("forward")
         loss = training.loss(model, batch)
-    loss_array = _scalar(loss)
-    enter("backward")
-    loss.backward()
+        loss_array = _scalar(loss)
+        enter("backward")
+        loss.backward()
     raw = read_gradients(model) if kinds & {"gradient", "used_gradient"} else {}
     enter("after_backward")
     if training.after_backward is not None:

@@ -1,0 +1,218 @@
+"""stepalign in Python: `stepalign.run`, `stepalign.schedule`, and the `Outcome` that both return.
+
+Guarantees: an `Outcome` says what the command line would have said, from the same result and in the same words; nothing
+is printed; the caller's signal handlers are put back, and a signal that came meanwhile is handed to them once the run
+folder is written. The names in ``__all__`` and the public names of `Outcome` are stable.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepalign.coordinator.case import load_case
+from stepalign.coordinator.cli.interruption import Interruption
+from stepalign.coordinator.diagnosis.cause import Cause
+from stepalign.coordinator.report import wording
+from stepalign.coordinator.result import ErrorFacts, FirstDivergence, KnownDifference, Result, Series, Verdict
+from stepalign.coordinator.run import Watcher, run_case
+from stepalign.coordinator.run_schedule import run_schedule
+from stepalign.coordinator.terminal import print_verdict
+
+__all__ = ["Outcome", "Verdict", "run", "schedule"]
+
+_COLOURS = {
+    Verdict.ALIGNED: "#1a7f37",
+    Verdict.DIVERGED: "#cf222e",
+    Verdict.INCONCLUSIVE: "#9a6700",
+    Verdict.FAILED: "#cf222e",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Outcome:
+    """How one run ended: its result, and the run folder that it left.
+
+    ``rate_steps`` are the milestones of a schedule, the rows of its table in `text`.
+    """
+
+    result: Result
+    folder: Path
+    rate_steps: tuple[int, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict; it equals its name: ``outcome.verdict == "aligned"``."""
+        return self.result.verdict
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether the verdict is `aligned`; nothing else counts as success."""
+        return self.verdict is Verdict.ALIGNED
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line would have ended with."""
+        return self.result.exit_code
+
+    @property
+    def steps_completed(self) -> int:
+        """How many steps both sides finished."""
+        return self.result.steps_completed
+
+    @property
+    def first_divergence(self) -> FirstDivergence | None:
+        """Where the sides first differ, in causal order; None unless diverged."""
+        return self.result.first_divergence
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """Why, as far as the evidence goes; most likely first."""
+        return tuple(sorted(self.result.causes, key=lambda cause: -cause.confidence))
+
+    @property
+    def known_differences(self) -> tuple[KnownDifference, ...]:
+        """What the frameworks themselves do differently, and no port can avoid."""
+        return self.result.known_differences
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What else a reader of the verdict should know."""
+        return self.result.warnings
+
+    @property
+    def series(self) -> Series:
+        """Losses and rates of both sides, one entry a step."""
+        return self.result.series
+
+    @property
+    def error(self) -> ErrorFacts | None:
+        """Why the run failed; None unless failed."""
+        return self.result.error
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one line, with the place if there is one."""
+        place, error = self.result.first_divergence, self.result.error
+        where = ""
+        if place is not None:
+            where = f": {wording.place_line(place)}"
+        elif error is not None:
+            where = f": {next(iter(error.message.splitlines()), '')}"
+        return wording.plain(f"{self.result.case.name} {self.verdict.value}{where}")
+
+    @property
+    def text(self) -> str:
+        """What the command line prints at the end of this run, 80 columns wide, without colours."""
+        file = io.StringIO()
+        print_verdict(self.result, self.folder, file, self.rate_steps)
+        return wording.plain(file.getvalue()).rstrip()
+
+    def assert_aligned(self) -> None:
+        """Raise AssertionError with `text` as its message unless the verdict is `aligned`."""
+        __tracebackhide__ = True
+        if not self.is_aligned:
+            raise AssertionError(self.text)
+
+    def __repr__(self) -> str:
+        return f"<stepalign.Outcome {self.headline!r}, {str(self.folder)!r}>"
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        """Give the short summary that notebooks show; all text is escaped."""
+        result = self.result
+        place, causes = result.first_divergence, self.causes
+        rows = [
+            ("case", wording.case_line(result)),
+            ("sides", f"{wording.side_line('torch', result.torch)}, {wording.side_line('paddle', result.paddle)}"),
+        ]
+        if result.error is not None:
+            rows.append(("error", result.error.message))
+        if place is not None:
+            details = (wording.place_line(place), wording.values_line(place), wording.measures_line(place), place.reason)
+            rows.append(("where", "\n".join(detail for detail in details if detail)))
+        if causes:
+            title = f"{wording.kind_words(causes[0].code)}, confidence {wording.percent(causes[0].confidence)}"
+            rows += [("why", f"{title}\n{causes[0].evidence}"), ("fix", causes[0].fix)]
+        known = [group.line for group in wording.known_groups(result.known_differences)]
+        rows += [("known", line) for line in known]
+        rows += [("warning", warning) for warning in result.warnings]
+        rows.append(("run folder", str(self.folder)))
+        head = (
+            f'<strong style="color:{_COLOURS[result.verdict]}">{_escaped(result.verdict.value.upper())}</strong>: '
+            f"{_escaped(wording.headline(result))}"
+        )
+        body = "".join(
+            f'<tr><th style="text-align:left;vertical-align:top">{label}</th>'
+            f'<td style="text-align:left;white-space:pre-line">{_escaped(text)}</td></tr>'
+            for label, text in rows
+        )
+        return f"<div><p>{head}</p><table>{body}</table></div>"
+
+
+def run(
+    case_folder: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    mode: str | None = None,
+    dtype: str | None = None,
+    seed: int | None = None,
+    assignments: Sequence[str] = (),
+    out: str | os.PathLike[str] | None = None,
+) -> Outcome:
+    """Run a case, as `stepalign run` does, and return how it ended; a worker that fails is an outcome, not an exception.
+
+    ``steps``, ``mode``, ``dtype`` and ``seed`` replace the case's own; ``assignments`` are ``KEY=VALUE`` texts as
+    ``--set`` takes them; ``out`` is the run folder, new or empty (default: ``runs/<case>-<time>``). Raises CaseError for
+    a case that is wrong in itself or a run folder that cannot be made, KeyboardInterrupt after an interruption.
+    """
+    case = load_case(Path(case_folder), _listed(assignments), steps=steps, mode=mode, dtype=dtype, seed=seed)
+    return _watched(lambda watcher: run_case(case, _path(out), watcher), ())
+
+
+def schedule(
+    case_folder: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    assignments: Sequence[str] = (),
+    out: str | os.PathLike[str] | None = None,
+) -> Outcome:
+    """Compare both sides' learning rates alone, as `stepalign schedule` does. Parameters and exceptions as for `run`."""
+    chosen = [] if steps is None else [f"schedule.steps={steps}"]
+    case = load_case(Path(case_folder), [*_listed(assignments), *chosen])
+    milestones = case.file.schedule.chosen_milestones()
+    return _watched(lambda watcher: run_schedule(case, _path(out), watcher), milestones)
+
+
+def _watched(call: Callable[[Watcher], tuple[Result, Path]], rate_steps: tuple[int, ...]) -> Outcome:
+    """Run ``call``; a signal ends it in order, and then goes to whoever handled it before."""
+    interruption = Interruption()
+    is_main = threading.current_thread() is threading.main_thread()
+    with ExitStack() as stack:
+        if is_main:  # Python takes signal handlers nowhere else
+            stack.enter_context(interruption)
+        result, folder = call(Watcher(tick=interruption.raise_if_asked))
+    if interruption.asked is not None:
+        signal.raise_signal(interruption.asked)
+    return Outcome(result, folder.absolute(), rate_steps)
+
+
+def _listed(assignments: Sequence[str]) -> Sequence[str]:
+    return (assignments,) if isinstance(assignments, str) else assignments
+
+
+def _path(out: str | os.PathLike[str] | None) -> Path | None:
+    return None if out is None else Path(out)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(wording.plain(text))
