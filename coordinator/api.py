@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepalign.coordinator.case import load_case
-from stepalign.coordinator.cli.interruption import Interruption
 from stepalign.coordinator.diagnosis.cause import Cause
+from stepalign.coordinator.interruption import Interruption
 from stepalign.coordinator.report import wording
 from stepalign.coordinator.result import ErrorFacts, FirstDivergence, KnownDifference, Result, Series, Verdict
 from stepalign.coordinator.run import Watcher, run_case

@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Callable, Deque, Dict, Optional, Tuple
 
-from stepalign.coordinator.switchboard import Switchboard, note_fault
-from stepalign.protocol.errors import ProtocolError
+from stepalign.coordinator.switchboard import Switchboard, note_fault, note_fault
+from stepalign.protocol.errors import ProtocolError, WorkerFailure
 from stepalign.protocol.messages import Batch, LoadState, Message, Named, StateLoaded, StepResult
 
 BATCHES_AHEAD = 2
@@ -139,6 +139,16 @@ class Lockstep:
         if not isinstance(message, StepResult) or self._quiet(role):
             raise _out_of_turn(role, message)
         _check_result(role, message, self._answered[role], plan.kinds(self._answered[role]))
+        if message.other_frameworks_loaded:
+            raise note_fault(
+                WorkerFailure(
+                    f"the {role} worker has come to hold {', '.join(message.other_frameworks_loaded)} by step {message.step}: "
+                    "each side is one framework alone in its process"
+                ),
+                role,
+                "step",
+                message.step,
+            )
         self._answered[role] += 1
         self._busy_since[role] = time.monotonic()
         if (

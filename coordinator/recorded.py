@@ -5,7 +5,7 @@ losses.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -48,7 +48,13 @@ def compare_runs(reference: Path, candidate: Path) -> Result:
         steps_completed=steps,
         torch=torch,
         paddle=paddle,
-        series=Series(ours.series.loss_torch, theirs.series.loss_paddle, ours.series.lr_torch, theirs.series.lr_paddle),
+        series=Series(
+            ours.series.loss_torch,
+            theirs.series.loss_paddle,
+            ours.series.lr_torch,
+            theirs.series.lr_paddle,
+            tuple(_group_pairs(ours, theirs)),
+        ),
         first_divergence=divergence_of(failures[0]) if failures else None,
         compared={"recorded": f"rates and losses of {steps} steps; batches by digest"},
         warnings=_warnings(ours, theirs),
@@ -96,8 +102,16 @@ def _compare_series(ours: Result, theirs: Result) -> List[Comparison]:
     steps = min(len(ours.series.lr_torch), len(theirs.series.lr_paddle))
     rates = [_table(list(side)[:steps]) for side in (ours.series.lr_torch, theirs.series.lr_paddle)]
     if steps:
+        pairs = _group_pairs(ours, theirs)
+        if pairs:
+            rates = [side[:, [pair[number] for pair in pairs]] for number, side in enumerate(rates)]
         found += compare_rates(rates[0], rates[1], table["lr"])
     return found
+
+
+def _group_pairs(ours: Result, theirs: Result) -> Sequence[Tuple[int, int]]:
+    """Return which groups belong together, if both runs say the same; empty: those of the same number."""
+    return ours.series.lr_pairs if ours.series.lr_pairs == theirs.series.lr_pairs else ()
 
 
 def _number(value: Optional[float]) -> Optional[np.ndarray]:

@@ -27,6 +27,7 @@ from stepalign.coordinator.worker_process import WorkerProcess, WorkerSpec
 from stepalign.protocol import messages
 from stepalign.protocol.errors import CaseError, WorkerFailure
 from stepalign.protocol.messages import Named
+from stepalign.protocol.script import PAYLOAD_NAME
 from stepalign.protocol.specs import Declaration
 
 
@@ -84,7 +85,7 @@ class Session:
         """Start both workers and have each say who it is."""
         self._private = PrivateFolder()
         private = self._private.path
-        payload = private / "payload.pyz"
+        payload = private / PAYLOAD_NAME
         write_payload(payload)
         self._switchboard = Switchboard(private, self._on_tick)
         for member in self._members:

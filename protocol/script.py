@@ -16,6 +16,10 @@ from typing import Any, Callable, Dict, List
 from stepalign.protocol.errors import CaseError
 
 
+PAYLOAD_NAME = "payload.pyz"
+"""The archive that a worker runs from: its frames say nothing to a user."""
+
+
 @dataclass(frozen=True)
 class CaseView:
     """The case as a script sees it: ``build(case)``, ``schedule(case)`` and data.py's ``batches(case)`` get one."""
@@ -80,14 +84,16 @@ def call_script(doing: str, folder: Path, call: Callable[[], Any]) -> Any:
 
 
 def trim_traceback(error: BaseException, folder: Path) -> str:
-    """Return the traceback from the first frame that lies in ``folder`` on; whole if none does.
+    """Return the traceback from the first frame that lies in ``folder`` on, without frames of ours; whole if none does.
 
     A SyntaxError shows its place by itself.
     """
     frames = traceback.extract_tb(error.__traceback__)
     inside = [index for index, frame in enumerate(frames) if _is_below(frame.filename, folder)]
     if inside:
-        frames = traceback.StackSummary.from_list(frames[inside[0] :])
+        frames = traceback.StackSummary.from_list(
+            [frame for frame in frames[inside[0] :] if PAYLOAD_NAME not in frame.filename]
+        )
     elif isinstance(error, SyntaxError):
         frames = traceback.StackSummary()
     lines = [

@@ -51,6 +51,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the run folder: new or empty (default: runs/<case>-<time>)"
     )
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the verdict as JUnit XML too, for a CI service")
 
 
 def _add_case_options(parser: argparse.ArgumentParser) -> None:

@@ -7,15 +7,18 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Callable, Dict, Sequence, Tuple
 
 from stepalign.coordinator import environments
+from stepalign.coordinator.api import Outcome
 from stepalign.coordinator.case import SIDES, Case, load_case
-from stepalign.coordinator.cli.interruption import Interruption
+from stepalign.coordinator.ci_outputs import tell_ci, told_to_ci
 from stepalign.coordinator.cli.log_tail import LogTail
 from stepalign.coordinator.comparison.comparison import StepJudgement
+from stepalign.coordinator.interruption import Interruption
 from stepalign.coordinator.lockstep import StepPair
 from stepalign.coordinator.result import Result
 from stepalign.coordinator.result_json import to_json
@@ -26,12 +29,14 @@ from stepalign.coordinator.terminal import Progress, print_verdict
 DEMO_CASE = Path(__file__).parent.parent / "demo_case"
 
 
+@told_to_ci
 def run(options: argparse.Namespace) -> int:
     """Run a case."""
     case = _load(options, options.case)
     return _watched(options, case, lambda watcher: run_case(case, options.out, watcher))
 
 
+@told_to_ci
 def demo(options: argparse.Namespace) -> int:
     """Make both environments if they are missing, then run the built-in case."""
     for side in SIDES:
@@ -43,6 +48,7 @@ def demo(options: argparse.Namespace) -> int:
         return _watched(options, case, lambda watcher: run_case(case, options.out, watcher))
 
 
+@told_to_ci
 def schedule(options: argparse.Namespace) -> int:
     """Compare both sides' learning rates alone."""
     assignments = [*options.assignments, *([] if options.steps is None else [f"schedule.steps={options.steps}"])]
@@ -62,6 +68,7 @@ def _watched(
     call: Callable[[Watcher], Tuple[Result, Path]],
     rate_steps: Sequence[int] = (),
 ) -> int:
+    started_s = time.monotonic()
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         progress = stack.enter_context(Progress(enabled=not options.quiet))
@@ -81,4 +88,5 @@ def _watched(
         print(json.dumps(to_json(result), indent=1, allow_nan=False))
     else:
         print_verdict(result, folder, rate_steps=rate_steps)
+    tell_ci(options.junit, case, Outcome(result, folder, tuple(rate_steps)), time.monotonic() - started_s)
     return result.exit_code

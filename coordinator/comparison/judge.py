@@ -14,7 +14,11 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values, nearness
-from stepalign.coordinator.comparison.known_differences import batch_norm_running_variance, clip_norm_epsilon
+from stepalign.coordinator.comparison.known_differences import (
+    batch_norm_running_variance,
+    clip_norm_epsilon,
+    noise_driven_running_mean,
+)
 from stepalign.coordinator.comparison.measures import measure, squares
 from stepalign.coordinator.comparison.tolerances import Tolerance
 from stepalign.coordinator.comparison.update_judge import UpdateJudge, UpdateStep
@@ -51,7 +55,9 @@ class StepJudge:
         self._updates = UpdateJudge(names, torch.optimizer, paddle.optimizer, dtype)
         self._clips_inside = paddle.optimizer.clip is not None
         self._momenta = {
-            f"{module.path}.running_var".lstrip("."): module.hyperparameters.get("momentum") for module in torch.modules
+            f"{module.path}.{leaf}".lstrip("."): module.hyperparameters.get("momentum")
+            for module in torch.modules
+            for leaf in ("running_mean", "running_var")
         }
         self._before: Tuple[Arrays, Arrays] = ({}, {})
         self._state_before: Tuple[States, States] = ({}, {})
@@ -93,7 +99,8 @@ class StepJudge:
             comparisons += self._judge_updates(pair, raw, used, state, after, floor, known)
         buffers = self._canonical(sides, "buffer")
         if buffers[0] or buffers[1]:
-            comparisons += self._judge_buffers(pair.step, buffers, known)
+            wandering = [name for name, array in raw[0].items() if is_noise(array, floor)]
+            comparisons += self._judge_buffers(pair.step, buffers, wandering, known)
         comparisons = complete_worst(comparisons, self._compared)
         self._compared = {}
         self._state_before = state
@@ -217,10 +224,13 @@ class StepJudge:
             if piece.kind != "parameter":
                 continue
             name = piece.name
-            rtol, atol = self._update_allowance(name, after[0].get(name), is_noise(raw[0].get(name), floor))
+            noisy = is_noise(raw[0].get(name), floor)
+            rtol, atol = self._update_allowance(name, after[0].get(name), noisy)
             values = self._compare("parameter", pair.step, name, after, rtol, atol)
             judged = self._updates.judge(step, name, suspects(values, after))
             known += judged.known
+            if noisy and judged.parameter is not None and judged.parameter[0] and moved_apart(after, name, atol):
+                known.append(_noise_update(name, raw[0][name], floor))
             parameters.append(self._settle(values, judged.parameter))
             slots = (state[0].get(name, {}), state[1].get(name, {}))
             for slot in sorted({*slots[0], *slots[1]}):
@@ -244,7 +254,7 @@ class StepJudge:
         )  # fmt: skip
 
     def _judge_buffers(
-        self, step: int, buffers: Tuple[Arrays, Arrays], known: List[KnownDifference]
+        self, step: int, buffers: Tuple[Arrays, Arrays], wandering: Sequence[str], known: List[KnownDifference]
     ) -> List[Comparison]:
         found = []
         for piece in self._names.pieces:
@@ -252,7 +262,7 @@ class StepJudge:
                 continue
             rtol, atol = self._allowance("buffer", buffers[0].get(piece.name), 0.0)
             item = self._compare("buffer", step, piece.name, buffers, rtol, atol)
-            recognised = None if self._strict or item.passed else self._known_buffer(piece.name, buffers, atol)
+            recognised = None if self._strict or item.passed else self._known_buffer(piece.name, buffers, wandering, atol)
             if recognised is not None:
                 known.append(recognised)
                 item = Comparison(
@@ -269,15 +279,24 @@ class StepJudge:
             found.append(item)
         return found
 
-    def _known_buffer(self, name: str, buffers: Tuple[Arrays, Arrays], atol: float) -> Optional[KnownDifference]:
+    def _known_buffer(
+        self, name: str, buffers: Tuple[Arrays, Arrays], wandering: Sequence[str], atol: float
+    ) -> Optional[KnownDifference]:
         momentum = self._momenta.get(name)
-        sides = (self._before[0], buffers[0], self._before[1], buffers[1])
-        if not isinstance(momentum, (int, float)) or any(name not in side for side in sides):
+        if name not in buffers[0] or name not in buffers[1] or name not in self._before[0] or name not in self._before[1]:
             return None
-        torch_before, torch_after, paddle_before, paddle_after = (side[name] for side in sides)
-        return batch_norm_running_variance(
-            name, torch_before, torch_after, paddle_before, paddle_after, float(momentum), 2 * atol
-        )
+        before = (self._before[0][name], self._before[1][name])
+        after = (buffers[0][name], buffers[1][name])
+        if not isinstance(momentum, (int, float)):
+            return None
+        if name.endswith("running_mean"):
+            biases = {
+                bias: (self._before[0][bias], self._before[1][bias])
+                for bias in wandering
+                if bias in self._before[0] and bias in self._before[1]
+            }
+            return noise_driven_running_mean(name, before, after, biases, float(momentum), atol)
+        return batch_norm_running_variance(name, before[0], after[0], before[1], after[1], float(momentum), 2 * atol)
 
     def _compare(
         self, kind: str, step: int, name: str, pair: Tuple[Arrays, Arrays], rtol: float = 0.0, atol: float = 0.0
@@ -365,6 +384,21 @@ def canonical_state(names: NameMap, side: str, state: Named) -> States:
 def is_noise(gradient: Optional[np.ndarray], floor: float) -> bool:
     """Say whether a gradient is nothing but rounding noise beside the model's other gradients."""
     return gradient is not None and _magnitude(gradient) <= floor
+
+
+def moved_apart(after: Tuple[Arrays, Arrays], name: str, atol: float) -> bool:
+    """Say whether a parameter's values differ by more than a twentieth of what its noise may do to it."""
+    with np.errstate(all="ignore"):
+        return _magnitude(after[1][name] - after[0][name]) > 0.05 * atol
+
+
+def _noise_update(name: str, gradient: np.ndarray, floor: float) -> KnownDifference:
+    return KnownDifference(
+        "rounding_noise_update",
+        name,
+        f"its gradient is rounding noise (at most {_magnitude(gradient):.1g}; below {floor:.1g} nothing but noise is expected), "
+        "so what it moves by is chance on either side; each side follows the optimizer's rule",
+    )
 
 
 def complete_worst(

@@ -55,6 +55,39 @@ def batch_norm_running_variance(
     )
 
 
+def noise_driven_running_mean(
+    name: str,
+    before: Tuple[np.ndarray, np.ndarray],
+    after: Tuple[np.ndarray, np.ndarray],
+    biases: Mapping[str, Tuple[np.ndarray, np.ndarray]],
+    momentum: float,
+    atol: float,
+) -> Optional[KnownDifference]:
+    """Recognise a running mean that follows a bias before it, which rounding noise alone moves.
+
+    A batch norm takes the bias of the layer before it away again, so the bias has no gradient but noise, and under Adam it
+    wanders; the running mean keeps the trace: its difference d becomes (1 - momentum) d + momentum (difference of biases).
+    Pairs are (torch, paddle); ``biases`` are those that only noise moves, as the step's forward used them.
+    """
+    wide = [np.asarray(item, np.float64) for item in (*before, *after)]
+    if not 0.0 < momentum <= 1.0:
+        return None
+    apart = wide[3] - wide[2]
+    for bias, (torch, paddle) in biases.items():
+        if torch.shape != apart.shape:
+            continue
+        moved = np.asarray(paddle, np.float64) - np.asarray(torch, np.float64)
+        residual = float(np.max(np.abs(apart - (1 - momentum) * (wide[1] - wide[0]) - momentum * moved), initial=0.0))
+        if residual <= atol:
+            return KnownDifference(
+                "noise_driven_running_mean",
+                name,
+                f"follows {bias}, whose gradient is rounding noise: d' = (1 - {momentum:g}) d + {momentum:g} (difference of the "
+                f"biases); residual {residual:.1g}",
+            )
+    return None
+
+
 def clip_norm_epsilon(
     torch_raw: Arrays, torch_used: Arrays, paddle_raw: Arrays, paddle_used: Arrays
 ) -> Tuple[Optional[KnownDifference], float]:

@@ -29,6 +29,9 @@ _SCHEDULE_HEADLINES = {
 }
 
 
+_SURE = 0.5
+"""Below this confidence a cause is a place to look at, not something to apply."""
+
 def headline(result: Result) -> str:
     """Return the verdict as half a sentence."""
     words = {**HEADLINES, **_SCHEDULE_HEADLINES} if is_schedule_only(result) else HEADLINES
@@ -65,7 +68,7 @@ def percent(part: float) -> str:
 
 def side_line(name: str, side: SideFacts | None) -> str:
     """Return ``torch 2.13.0 on cpu``, or that the side never said what it is."""
-    return f"{name} did not start" if side is None else f"{side.framework} {side.version} on {side.device}"
+    return f"{name} did not get ready" if side is None else f"{side.framework} {side.version} on {side.device}"
 
 
 def case_line(result: Result) -> str:
@@ -199,10 +202,19 @@ def next_steps(result: Result) -> list[str]:
         ]
     if result.verdict is Verdict.FAILED:
         error = result.error
+        if result.exit_code == 2:
+            return ["Mend what the message above names, then run the same again."]
+        if result.exit_code == 130:
+            return ["Run it again when you have the time."]
         logs = f"{error.side}.log" if error and error.side in ("torch", "paddle") else "torch.log and paddle.log"
         read = f"Read {logs} in the run folder for the worker's own output."
         return [read, "`stepalign doctor` checks the environments."]
     if result.causes:
+        if result.causes[0].confidence < _SURE:
+            return [
+                "Nothing fits the numbers for sure: look first at the place named above, on both sides; --dtype float64 tells "
+                "rounding from a wrong formula."
+            ]
         return ["Apply the first fix, then run the same again: the next divergence, if any, shows then."]
     if is_schedule_only(result):
         return [

@@ -6,12 +6,11 @@ The names in ``__all__`` are the Python API, and stable. Each is imported when i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, List
-
 __version__ = "0.1.0"
 
 __all__ = ["CaseError", "Outcome", "StepalignError", "Verdict", "__version__", "run", "schedule"]
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stepalign.coordinator.api import Outcome, Verdict, run, schedule
     from stepalign.protocol.errors import CaseError, StepalignError
@@ -34,5 +33,5 @@ else:
         return value
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

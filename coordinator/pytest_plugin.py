@@ -1,0 +1,262 @@
+"""The pytest plugin: the fixture `stepalign_run` and the marker ``stepalign`` run a case within a test.
+
+Guarantees: a test passes only if the case is aligned; one that fails shows the terminal's text and no traceback; runs
+under pytest-xdist wait for each other unless ``--stepalign-parallel`` is given. Every pytest of an environment that
+stepalign is installed in imports this module, so it imports nothing of the coordinator's before a case is run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from stepalign.coordinator.api import Outcome
+
+LOCK_WAIT_S = 3600.0
+"""How long a run waits for those of other pytest processes before its test fails."""
+
+_MARKER = "stepalign"
+_KEYS = ("case", "steps", "mode", "dtype", "seed", "assignments")
+_MARKER_HELP = (
+    "stepalign(case, *, steps, mode, dtype, seed, assignments): run a case, its folder relative to the test's, before the "
+    "test's body; fail the test unless it is aligned. With the fixture stepalign_run these are the defaults of its call."
+)
+_HEADLINE = pytest.StashKey[str]()
+
+
+class CaseRunner:
+    """What the fixture `stepalign_run` gives: called, it runs a case and fails the test unless it is aligned.
+
+    ``calls`` counts the runs that were started.
+    """
+
+    def __init__(self, node: pytest.Item, tmp_path: Path) -> None:
+        self._node = node
+        self._tmp_path = tmp_path
+        self._defaults = _marked_settings(node)
+        self.calls = 0
+
+    def __call__(
+        self,
+        case: str | os.PathLike[str] | None = None,
+        *,
+        steps: int | None = None,
+        mode: str | None = None,
+        dtype: str | None = None,
+        seed: int | None = None,
+        assignments: Sequence[str] | None = None,
+        check: bool = True,
+    ) -> Outcome:
+        """Run ``case``, a folder relative to the test's own, and return the outcome; parameters as for `stepalign.run`.
+
+        What is not given is the marker's, then the case's. With ``check`` False an outcome of any verdict is returned.
+        """
+        __tracebackhide__ = True
+        given = {
+            "case": case, "steps": steps, "mode": mode, "dtype": dtype, "seed": seed, "assignments": assignments,
+        }  # fmt: skip
+        settings = {**self._defaults, **{key: value for key, value in given.items() if value is not None}}
+
+        def call(folder: Path, out: Path) -> Outcome:
+            from stepalign.coordinator import api
+
+            return api.run(folder, **settings, out=out)
+
+        return self._run(settings.pop("case", None), call, check)
+
+    def schedule(
+        self,
+        case: str | os.PathLike[str] | None = None,
+        *,
+        steps: int | None = None,
+        assignments: Sequence[str] = (),
+        check: bool = True,
+    ) -> Outcome:
+        """Compare both sides' learning rates alone, as `stepalign.schedule` does; of the marker only the case counts."""
+        __tracebackhide__ = True
+
+        def call(folder: Path, out: Path) -> Outcome:
+            from stepalign.coordinator import api
+
+            return api.schedule(folder, steps=steps, assignments=assignments, out=out)
+
+        return self._run(self._defaults.get("case") if case is None else case, call, check)
+
+    def _run(
+        self, case: str | os.PathLike[str] | None, call: Callable[[Path, Path], Outcome], check: bool
+    ) -> Outcome:
+        __tracebackhide__ = True
+        self.calls += 1
+        if case is None:
+            _fail("stepalign: no case: give stepalign_run its folder, or the test @pytest.mark.stepalign(case=...)")
+        from stepalign.protocol.errors import StepalignError
+
+        folder = self._node.path.parent / case
+        try:
+            with _turn(self._node.config):
+                outcome = call(folder, self._new_folder(folder.name))
+        except StepalignError as error:
+            _fail(f"stepalign: {error}")
+        self._node.user_properties.append(("stepalign", f"{outcome.headline}; run folder {outcome.folder}"))
+        if check and not outcome.is_aligned:
+            self._node.stash[_HEADLINE] = f"stepalign: {outcome.headline}"
+            _fail(outcome.text)
+        return outcome
+
+    def _new_folder(self, case_name: str) -> Path:
+        """Make a run folder below --stepalign-out, named after the test, or else in the test's tmp_path."""
+        root: str | None = self._node.config.getoption("stepalign_out")
+        if root is None:
+            parent, stem = self._tmp_path, _plain(case_name)
+        else:
+            parent = self._node.config.invocation_params.dir / root
+            stem = _plain(self._node.nodeid)
+        number = 1
+        while True:
+            folder = parent / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                number += 1
+            except OSError as error:
+                _fail(f"stepalign: {folder}: cannot make a run folder there: {error.strerror}; see --stepalign-out")
+
+
+@pytest.fixture
+def stepalign_run(request: pytest.FixtureRequest, tmp_path: Path) -> CaseRunner:
+    """Return a function that runs a stepalign case and fails the test, with the terminal's text, unless it is aligned."""
+    return CaseRunner(request.node, tmp_path)
+
+
+@pytest.fixture(name="_stepalign_marked")
+def _marked(stepalign_run: CaseRunner) -> CaseRunner:
+    """Give a marked test its runner, whether it asks for it or not."""
+    return stepalign_run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup("stepalign", "PyTorch and PaddlePaddle side by side")
+    group.addoption(
+        "--stepalign-out", metavar="DIR", default=None, help="keep run folders below DIR, one a run (default: tmp_path)"
+    )
+    group.addoption(
+        "--stepalign-parallel",
+        action="store_true",
+        help="let runs of several pytest processes go on at once (default: one at a time, as they share GPUs and cores)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line("markers", _MARKER_HELP)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give a marked test the fixture that runs its case."""
+    if item.get_closest_marker(_MARKER) is not None:
+        names = getattr(item, "fixturenames", None)
+        if names is None:
+            raise pytest.UsageError(f"{item.nodeid}: marked stepalign, but tests of this sort take no fixtures")
+        if "_stepalign_marked" not in names:
+            names.append("_stepalign_marked")
+
+
+@pytest.hookimpl(tryfirst=True, specname="pytest_runtest_call")
+def run_before_body(item: pytest.Item) -> None:
+    """Run the case of a marked test that leaves that to us."""
+    __tracebackhide__ = True
+    runner = _runner_of(item)
+    if runner is not None and not _asks_itself(item):
+        runner()
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_runtest_call")
+def check_after_body(item: pytest.Item) -> None:
+    """Fail a marked test that asked for `stepalign_run` and never called it."""
+    runner = _runner_of(item)
+    if runner is not None and not runner.calls:
+        _fail("stepalign: the test is marked stepalign and takes stepalign_run, but never called it: nothing was compared")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Let pytest's summary name the verdict and the place, not the first line of a table."""
+    outcome: Any = yield
+    headline = item.stash.get(_HEADLINE, None)
+    if headline is not None:
+        crash = getattr(outcome.get_result().longrepr, "reprcrash", None)
+        if crash is not None:
+            crash.message = headline
+
+
+def _runner_of(item: pytest.Item) -> CaseRunner | None:
+    runner: CaseRunner | None = getattr(item, "funcargs", {}).get("_stepalign_marked")
+    return runner
+
+
+def _asks_itself(item: pytest.Item) -> bool:
+    return "stepalign_run" in getattr(item, "fixturenames", ())
+
+
+def _marked_settings(item: pytest.Item) -> dict[str, Any]:
+    """Merge the markers, the nearest last."""
+    settings: dict[str, Any] = {}
+    for marker in reversed(list(item.iter_markers(_MARKER))):
+        settings.update(_settings_of(item, marker.args, marker.kwargs))
+    return settings
+
+
+def _settings_of(item: pytest.Item, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(kwargs) - set(_KEYS))
+    if unknown or len(args) > 1 or (args and "case" in kwargs):
+        found = f"unknown {', '.join(unknown)}" if unknown else f"{len(args)} without a name and {', '.join(kwargs) or 'none'}"
+        _fail(f"stepalign: the marker of {item.nodeid} takes the case and {', '.join(_KEYS[1:])} by name; found {found}")
+    return {**({"case": args[0]} if args else {}), **kwargs}
+
+
+@contextmanager
+def _turn(config: pytest.Config) -> Iterator[None]:
+    """Wait until no other pytest of this user runs a case, unless the user allows it."""
+    if config.getoption("stepalign_parallel"):
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    from stepalign.coordinator.home import home_folder
+    from stepalign.protocol.errors import DeadlineExceeded, EnvironmentFailure
+
+    path = home_folder() / "pytest.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path).acquire(timeout=LOCK_WAIT_S)
+    except Timeout:
+        raise DeadlineExceeded(
+            f"waited {LOCK_WAIT_S:.0f} s for the cases of other pytest processes, which hold {path}; "
+            "--stepalign-parallel does not wait"
+        ) from None
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"{path}: cannot be locked: {error.strerror}; set STEPALIGN_HOME to a folder that you can write to, "
+            "or give --stepalign-parallel"
+        ) from None
+    with lock:
+        yield
+
+
+def _plain(name: str) -> str:
+    """Return a folder's name: a test's id never becomes a path."""
+    return re.sub(r"[^\w.=+-]+", "-", name).strip("-.")[-150:] or "case"
+
+
+def _fail(text: str) -> NoReturn:
+    __tracebackhide__ = True
+    pytest.fail(text, pytrace=False)

@@ -1,0 +1,118 @@
+"""The archive that a worker is started from: complete, and deaf to whatever lies around it."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepalign.coordinator.payload import write_payload
+from stepalign.protocol import messages
+from stepalign.protocol.errors import EnvironmentFailure, WorkerFailure
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = ("protocol", "workers", "coordinator", "stepalign", "numpy", "zmq", "msgpack", "json", "site", "sitecustomize")
+RAISES = "raise RuntimeError('a file of the working directory was imported')\n"
+
+
+@pytest.fixture
+def payload(tmp_path: Path) -> Path:
+    """Return a written payload."""
+    write_payload(tmp_path / "payload.pyz")
+    return tmp_path / "payload.pyz"
+
+
+def test_the_archive_holds_protocol_and_workers_and_nothing_else(payload: Path) -> None:
+    with zipfile.ZipFile(payload) as archive:
+        names = set(archive.namelist())
+        assert archive.testzip() is None
+    expected = {"__main__.py", "stepalign/__init__.py"}
+    for name in ("protocol", "workers"):
+        for file in (ROOT / name).rglob("*.py"):
+            if "_root" not in file.parts:
+                expected.add(f"stepalign/{file.relative_to(ROOT).as_posix()}")
+    assert names == expected
+
+
+def test_sources_from_before_the_age_of_zip_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("", encoding="utf-8")
+    os.utime(folder / "__init__.py", (0, 0))
+    monkeypatch.setattr("stepalign.coordinator.payload._workers_folder", lambda: folder)
+    write_payload(tmp_path / "payload.pyz")
+
+
+@pytest.mark.parametrize("kind", ["module", "package"])
+def test_the_archive_runs_in_a_hostile_working_directory(stage: Any, payload: Path, tmp_path: Path, kind: str) -> None:
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    for name in HOSTILE:
+        path = hostile / f"{name}.py" if kind == "module" else hostile / name / "__init__.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(RAISES, encoding="utf-8")
+    before = os.getcwd()
+    os.chdir(hostile)
+    try:
+        worker = stage.start(payload=payload)
+    finally:
+        os.chdir(before)
+    stage.switchboard.greet(30)
+    assert worker.log_tail() == ""
+
+
+USERS_OWN = '''
+import coordinator, protocol, workers
+from protocol.parts import VALUE
+from stepalign.workers import Training
+import stepalign.protocol.messages
+
+assert (coordinator.NAME, protocol.NAME, workers.NAME, VALUE) == ("coordinator", "protocol", "workers", 7)
+for name in ("coordinator", "protocol", "workers"):
+    assert __import__(name).__file__.startswith({folder!r})
+
+
+def build(case):
+    return Training(model={{}}, loss=None, optimizer={{"lr": [0.5]}})
+'''
+
+
+def test_a_users_own_modules_of_our_names_keep_working(stage: Any, make_case: Any, tmp_path: Path) -> None:
+    files = {f"{name}/__init__.py": f"NAME = {name!r}\n" for name in ("coordinator", "protocol", "workers")}
+    files["protocol/parts.py"] = "VALUE = 7\n"
+    files["stepalign/__init__.py"] = RAISES
+    case = make_case(files=files, torch_side=USERS_OWN.format(folder=str(tmp_path / "case")))
+    stage.start()
+    stage.switchboard.greet(30)
+    configuration = messages.Configure(
+        "train", "case", str(case), str(case / "torch_side.py"), 1, "eval", "float64", 0, "cpu", 1
+    )  # fmt: skip
+    stage.switchboard.ask({"torch": configuration}, messages.Ready, 30, "build")
+
+
+def test_a_worker_without_its_framework_says_so_with_the_command_that_mends_it(
+    stage: Any, payload: Path, make_case: Any
+) -> None:
+    empty = make_case() / "nothing"
+    empty.mkdir()
+    (empty / "torch.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')\n", encoding="utf-8")
+    stage.start(payload=payload, env={"PYTHONPATH": str(empty)})
+    stage.switchboard.greet(30)
+    case = make_case()
+    configuration = messages.Configure(
+        "train", "case", str(case), str(case / "torch_side.py"), 1, "eval", "float64", 0, "cpu", 1
+    )  # fmt: skip
+    with pytest.raises(EnvironmentFailure, match="cannot import torch: ImportError: libcudart.so.12") as caught:
+        stage.switchboard.ask({"torch": configuration}, messages.Ready, 30, "build")
+    assert "stepalign env create torch --recreate" in str(caught.value)
+    assert caught.value.fault["phase"] == "import"  # type: ignore[attr-defined]
+
+
+def test_an_archive_that_is_damaged_is_a_death_with_its_log(stage: Any, tmp_path: Path) -> None:
+    (tmp_path / "damaged.pyz").write_bytes(b"garbage")
+    stage.start(payload=tmp_path / "damaged.pyz")
+    with pytest.raises(WorkerFailure, match="the torch worker died in phase start: exit code 1\nthe end of torch.log:"):
+        stage.switchboard.greet(30)
