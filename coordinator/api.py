@@ -22,8 +22,9 @@ from stepalign.coordinator.diagnosis.cause import Cause
 from stepalign.coordinator.interruption import Interruption
 from stepalign.coordinator.report import wording
 from stepalign.coordinator.result import ErrorFacts, FirstDivergence, KnownDifference, Result, Series, Verdict
-from stepalign.coordinator.run import Watcher, run_case
+from stepalign.coordinator.run import run_case
 from stepalign.coordinator.run_schedule import run_schedule
+from stepalign.coordinator.run_state import Watcher
 from stepalign.coordinator.terminal import print_verdict
 
 __all__ = ["Outcome", "Verdict", "run", "schedule"]

@@ -134,8 +134,8 @@ def _load_arrays(case: Case) -> Batch:
         if not path.is_file():
             raise CaseError(f"data.arrays.{name}: no file {path}")
         try:
-            with open(path, "rb") as file:
-                array = np.load(file, allow_pickle=False)
+            with open(path, "rb") as stream:
+                array = np.load(stream, allow_pickle=False)
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise CaseError(f"data.arrays.{name}: {path} is not a plain .npy array: {error}") from None
         if not isinstance(array, np.ndarray):

@@ -261,9 +261,9 @@ def _check(case: Case, path: Path) -> None:
         if kind not in KINDS:
             raise CaseError(f"{path}: tolerance.{kind}: unknown kind; the kinds are {', '.join(KINDS)}")
     for name, entry in file.tolerance.items():
-        for key, value in (("rtol", entry.rtol), ("atol", entry.atol)):
-            if value is not None and not 0 <= value < float("inf"):
-                raise CaseError(f"{path}: tolerance.{name}.{key}: expected a number of at least 0, got {value}")
+        for key, allowed in (("rtol", entry.rtol), ("atol", entry.atol)):
+            if allowed is not None and not 0 <= allowed < float("inf"):
+                raise CaseError(f"{path}: tolerance.{name}.{key}: expected a number of at least 0, got {allowed}")
     for item in fields(file.deadline):
         value = getattr(file.deadline, item.name)
         if not 0 < value < MAX_DEADLINE_S:

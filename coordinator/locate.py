@@ -73,7 +73,13 @@ class Located:
 
 
 def locate(
-    case: Case, crew: Crew, folder: Path, names: NameMap, failure: Comparison, batches: BatchSource, on_tick: Callable[[], None]
+    case: Case,
+    crew: Crew,
+    folder: Path,
+    names: NameMap,
+    failure: Comparison,
+    batches: BatchSource,
+    on_tick: Callable[[], None],
 ) -> Optional[Located]:
     """Return where the failing step first goes wrong; None if a replay cannot tell."""
     step = failure.step
@@ -99,12 +105,20 @@ def _random_sides(pair: StepPair, repeated: Sequence[StepPair]) -> Tuple[str, ..
         ("paddle", pair.candidate.loss, repeated[0].candidate.loss),
     )
     return tuple(
-        side for side, once, again in losses if not np.allclose(once, again, rtol=_SAME_LOSS_RTOL, atol=0.0, equal_nan=True)
+        side
+        for side, once, again in losses
+        if not np.allclose(once, again, rtol=_SAME_LOSS_RTOL, atol=0.0, equal_nan=True)
     )
 
 
 def replay_loss_sites(
-    case: Case, crew: Crew, folder: Path, names: NameMap, steps: Sequence[int], batches: BatchSource, on_tick: Callable[[], None]
+    case: Case,
+    crew: Crew,
+    folder: Path,
+    names: NameMap,
+    steps: Sequence[int],
+    batches: BatchSource,
+    on_tick: Callable[[], None],
 ) -> List[Optional[LossSite]]:
     """Return what the losses of some steps were computed from; None for a step whose model was not called as a whole."""
     pairs = _replay(case, crew, folder, steps, (_ROOT,), batches, on_tick)
@@ -165,7 +179,9 @@ def _output_partner(named: str, array: np.ndarray, paddle: Named) -> Optional[st
     """Return paddle's key of an output: the partner by name, else the one output that holds the same numbers."""
     if named in paddle:
         return named
-    close = [key for key, other in paddle.items() if other.shape == array.shape and np.allclose(other, array, 1e-3, 1e-5)]
+    close = [
+        key for key, other in paddle.items() if other.shape == array.shape and np.allclose(other, array, 1e-3, 1e-5)
+    ]
     return close[0] if len(close) == 1 else None
 
 
@@ -174,9 +190,7 @@ def find_first(case: Case, names: NameMap, torch: Named, paddle: Named, step: in
     paths = dict(names.modules)
     tolerance = tolerances(case.file.dtype, case.file.tolerance)["activation"]
     allowed = tolerance.of_tensor * (1.0 if step == 0 else _LATER_STEP_ALLOWANCE)
-    comparisons = {
-        key: item for key, item in _compare_all(torch, paddle, paths, step, allowed, tolerance.rtol, tolerance.atol)
-    }
+    comparisons = dict(_compare_all(torch, paddle, paths, step, allowed, tolerance.rtol, tolerance.atol))
     outputs = [key for key in comparisons if "@" not in key]
     good = ""
     for key in outputs:
@@ -197,7 +211,13 @@ def find_first(case: Case, names: NameMap, torch: Named, paddle: Named, step: in
 
 
 def _located(
-    key: str, comparisons: Dict[str, Comparison], torch: Named, paddle: Named, paths: Dict[str, str], good: str, backward: bool
+    key: str,
+    comparisons: Dict[str, Comparison],
+    torch: Named,
+    paddle: Named,
+    paths: Dict[str, str],
+    good: str,
+    backward: bool,
 ) -> Located:
     module, there = module_of(key), _partner(key, paths)
     partner = paths.get(module, module)
@@ -244,13 +264,20 @@ def _under_way(inputs_key: str, order: List[str]) -> Iterator[str]:
     module = module_of(inputs_key)
     while module:
         module = module.rpartition(".")[0]
-        begun = next((call_of(key) for key in reversed(before) if key.endswith("@input") and module_of(key) == module), None)
+        begun = next(
+            (call_of(key) for key in reversed(before) if key.endswith("@input") and module_of(key) == module), None
+        )
         if begun is not None and not any(call_of(key) == begun for key in before if "@" not in key):
             yield begun
 
 
 def _between(
-    inputs_key: str, container: str, comparisons: Dict[str, Comparison], torch: Named, paddle: Named, paths: Dict[str, str]
+    inputs_key: str,
+    container: str,
+    comparisons: Dict[str, Comparison],
+    torch: Named,
+    paddle: Named,
+    paths: Dict[str, str],
 ) -> Located:
     """Return the stretch of a call's own code in which an input came to differ."""
     earlier = list(comparisons)[: list(comparisons).index(inputs_key)]

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Callable, Deque, Dict, Optional, Tuple
 
-from stepalign.coordinator.switchboard import Switchboard, note_fault, note_fault
+from stepalign.coordinator.switchboard import Switchboard, note_fault
 from stepalign.protocol.errors import ProtocolError, WorkerFailure
 from stepalign.protocol.messages import Batch, LoadState, Message, Named, StateLoaded, StepResult
 

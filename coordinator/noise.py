@@ -15,8 +15,8 @@ import numpy as np
 
 from stepalign.coordinator.batches import BatchSource
 from stepalign.coordinator.case import Case
+from stepalign.coordinator.comparison.canonical import canonical_state
 from stepalign.coordinator.comparison.comparison import Comparison
-from stepalign.coordinator.comparison.judge import canonical_state
 from stepalign.coordinator.lockstep import StepPair, StepPlan
 from stepalign.coordinator.members import Crew
 from stepalign.coordinator.naming import NameMap

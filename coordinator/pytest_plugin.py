@@ -58,7 +58,6 @@ class CaseRunner:
 
         What is not given is the marker's, then the case's. With ``check`` False an outcome of any verdict is returned.
         """
-        __tracebackhide__ = True
         given = {
             "case": case, "steps": steps, "mode": mode, "dtype": dtype, "seed": seed, "assignments": assignments,
         }  # fmt: skip
@@ -80,7 +79,6 @@ class CaseRunner:
         check: bool = True,
     ) -> Outcome:
         """Compare both sides' learning rates alone, as `stepalign.schedule` does; of the marker only the case counts."""
-        __tracebackhide__ = True
 
         def call(folder: Path, out: Path) -> Outcome:
             from stepalign.coordinator import api
@@ -92,18 +90,20 @@ class CaseRunner:
     def _run(
         self, case: str | os.PathLike[str] | None, call: Callable[[Path, Path], Outcome], check: bool
     ) -> Outcome:
-        __tracebackhide__ = True
         self.calls += 1
         if case is None:
             _fail("stepalign: no case: give stepalign_run its folder, or the test @pytest.mark.stepalign(case=...)")
         from stepalign.protocol.errors import StepalignError
 
         folder = self._node.path.parent / case
+        refusal = ""
         try:
             with _turn(self._node.config):
                 outcome = call(folder, self._new_folder(folder.name))
         except StepalignError as error:
-            _fail(f"stepalign: {error}")
+            refusal = f"stepalign: {error}"
+        if refusal:  # outside of the handler: pytest would print the handled exception as well
+            _fail(refusal)
         self._node.user_properties.append(("stepalign", f"{outcome.headline}; run folder {outcome.folder}"))
         if check and not outcome.is_aligned:
             self._node.stash[_HEADLINE] = f"stepalign: {outcome.headline}"
@@ -171,16 +171,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(tryfirst=True, specname="pytest_runtest_call")
-def run_before_body(item: pytest.Item) -> None:
+def pytest_stepalign_before_body(item: pytest.Item) -> None:
     """Run the case of a marked test that leaves that to us."""
-    __tracebackhide__ = True
     runner = _runner_of(item)
     if runner is not None and not _asks_itself(item):
         runner()
 
 
 @pytest.hookimpl(trylast=True, specname="pytest_runtest_call")
-def check_after_body(item: pytest.Item) -> None:
+def pytest_stepalign_after_body(item: pytest.Item) -> None:
     """Fail a marked test that asked for `stepalign_run` and never called it."""
     runner = _runner_of(item)
     if runner is not None and not runner.calls:
@@ -258,5 +257,4 @@ def _plain(name: str) -> str:
 
 
 def _fail(text: str) -> NoReturn:
-    __tracebackhide__ = True
     pytest.fail(text, pytrace=False)

@@ -29,7 +29,18 @@ from stepalign.protocol.errors import CaseError
 _Item = TypeVar("_Item")
 _OMITTED_WHEN_EMPTY = ("findings", "warnings", "compared", "worst", "error")
 _SIDE_KEYS = frozenset(
-    "framework version python interpreter pid device other_frameworks_loaded libraries batch_digests settings".split()
+    [
+        "framework",
+        "version",
+        "python",
+        "interpreter",
+        "pid",
+        "device",
+        "other_frameworks_loaded",
+        "libraries",
+        "batch_digests",
+        "settings",
+    ]
 )
 
 

@@ -11,7 +11,7 @@ from stepalign.coordinator.deliverables import write_rate_log, write_result
 from stepalign.coordinator.members import find_crew
 from stepalign.coordinator.records import create_run_folder
 from stepalign.coordinator.result import CaseFacts, Result, Series, Verdict
-from stepalign.coordinator.run import Watcher
+from stepalign.coordinator.run_state import Watcher
 from stepalign.coordinator.schedule import ScheduleOutcome, at_milestones, compare_schedules, require_schedule
 from stepalign.coordinator.verdict import VERSION, divergence_of, error_facts, side_facts
 from stepalign.protocol.errors import StepalignError

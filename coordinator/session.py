@@ -7,7 +7,6 @@ Whatever happens inside, `Session` leaves no process, socket or private folder b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Callable, Dict, List, Literal, Mapping, Optional, Tuple, Type
 

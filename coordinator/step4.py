@@ -10,6 +10,7 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from stepalign.coordinator.result import Result, SideFacts
 
 _HEADING = ("step", "torch loss", "paddle loss", "difference")
 _MISSING = "missing"
+_NOT_A_NUMBER: np.generic = np.float64(np.nan)
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,11 @@ def mean_difference(torch: np.ndarray, paddle: np.ndarray) -> np.generic:
     NaN where shapes differ: reprod_log would broadcast or transpose, and that difference has no meaning.
     """
     if torch.shape != paddle.shape or torch.size == 0:
-        return np.float64(np.nan)
+        return _NOT_A_NUMBER
     if torch.dtype.kind not in "fc" or paddle.dtype.kind not in "fc":
         torch, paddle = torch.astype(np.float64), paddle.astype(np.float64)
     with np.errstate(all="ignore"):
-        mean: np.generic = np.abs(torch - paddle).mean()
-    return mean
+        return cast(np.generic, np.abs(torch - paddle).mean())
 
 
 def write_diff_log(

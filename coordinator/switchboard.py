@@ -145,7 +145,7 @@ class Switchboard:
 
     def _drain(self, patience_s: float = 0.0) -> None:
         """Take in what came; with ``patience_s``, until nothing more has come for so long."""
-        while len(self._inbox) < _MAX_WAITING and self._router.poll(patience_s * 1000, zmq.POLLIN):
+        while len(self._inbox) < _MAX_WAITING and self._router.poll(int(patience_s * 1000), zmq.POLLIN):
             role, message = receive_from(self._router)
             if role not in self._workers:
                 continue

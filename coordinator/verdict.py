@@ -7,10 +7,14 @@ from typing import Any, Dict, Mapping, Optional, Sequence
 import stepalign
 from stepalign.coordinator.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison
+from stepalign.coordinator.placement import Device
 from stepalign.coordinator.recorder import Record, describe_comparison
-from stepalign.coordinator.result import CaseFacts, ErrorFacts, FirstDivergence, Series, SideFacts
+from stepalign.coordinator.result import CaseFacts, ErrorFacts, FirstDivergence, Result, Series, SideFacts, Verdict
+from stepalign.coordinator.run_state import Run
 from stepalign.protocol.errors import StepalignError
 from stepalign.protocol.messages import WorkerFacts
+
+VERSION = stepalign.__version__
 
 
 def case_facts(case: Case) -> CaseFacts:
@@ -92,4 +96,36 @@ def worst_of(record: Record) -> Dict[str, Any]:
     return {kind: {**describe_comparison(item), "step": item.step} for kind, item in record.worst.items()}
 
 
-VERSION = stepalign.__version__
+def result_of(run: Run) -> Result:
+    """Return the result of a run as far as it came."""
+    verdict = Verdict.ALIGNED
+    if run.error is not None:
+        verdict = Verdict.FAILED
+    elif run.divergence is not None:
+        verdict = Verdict.DIVERGED
+    elif run.inconclusive:
+        verdict = Verdict.INCONCLUSIVE
+    extra = run.crew.placement.devices if run.crew is not None else {}
+    return Result(
+        stepalign=VERSION,
+        verdict=verdict,
+        case=case_facts(run.case),
+        steps_completed=run.record.steps,
+        torch=side_facts(run.facts.get("torch"), run.record.batch_digests[0], _device_facts(extra.get("torch"))),
+        paddle=side_facts(run.facts.get("paddle"), run.record.batch_digests[1], _device_facts(extra.get("paddle"))),
+        series=series_of(run.record),
+        first_divergence=run.divergence if verdict is Verdict.DIVERGED else None,
+        known_differences=tuple(run.record.known.values()),
+        causes=tuple(run.causes),
+        findings=tuple(run.findings),
+        warnings=tuple(run.warnings),
+        compared=run.compared,
+        worst=worst_of(run.record),
+        error=error_facts(run.error) if run.error is not None else None,
+    )
+
+
+def _device_facts(device: object) -> Dict[str, object]:
+    if not isinstance(device, Device):
+        return {}
+    return {"gpu": device.gpu_uuid, "cores": list(device.cores), "threads": device.threads}

@@ -7,6 +7,7 @@ its surroundings it gets none of ours, only what the case names.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -117,10 +118,8 @@ class WorkerProcess:
 
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to the worker and its children; nothing happens if all are gone."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            pass
 
     def dump_stacks(self, wait_s: float = 1.0) -> str:
         """Ask a living worker for the stack of each thread; return what it wrote to its log."""

@@ -200,7 +200,8 @@ class Failed:
 
 
 Message = Union[
-    Hello, Configure, Ready, ScheduleReady, ShareDropout, DropoutShared, SendWeights, Weights, LoadWeights, WeightsLoaded, LoadState, StateLoaded,
+    Hello, Configure, Ready, ScheduleReady, ShareDropout, DropoutShared, SendWeights, Weights,
+    LoadWeights, WeightsLoaded, LoadState, StateLoaded,
     Batch, StepResult, ReadRates, Rates, Finish, Finished, Failed,
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ Used for the two sides' scripts by the workers and for data.py by the coordinato
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import traceback
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from types import ModuleType
 from typing import Any, Callable, Dict, List
 
 from stepalign.protocol.errors import CaseError
-
 
 PAYLOAD_NAME = "payload.pyz"
 """The archive that a worker runs from: its frames say nothing to a user."""
@@ -65,10 +65,16 @@ def load_script(path: Path, folder: Path) -> ModuleType:
 
 
 def find_function(module: ModuleType, name: str, path: Path) -> Callable[..., Any]:
-    """Return the script's function ``name``; raises CaseError if there is none."""
+    """Return the script's function ``name``; raises CaseError if there is none that takes the case alone."""
     function = getattr(module, name, None)
     if not callable(function):
         raise CaseError(f"{path} has no function {name}(case); it defines: {', '.join(_functions(module)) or 'none'}")
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError as error:
+        raise CaseError(f"{path}: {name} is called with one argument: def {name}(case): ... ({error})") from None
+    except ValueError:
+        pass  # written in C: it tells by itself
     return function  # type: ignore[no-any-return]
 
 

@@ -34,6 +34,10 @@ class StatusWriter:
             self.step = step
         _LAYOUT.pack_into(self._page, 0, -1 if self.step is None else self.step, phase.encode()[:16])
 
+    def close(self) -> None:
+        """Give the page back; nothing is noted after it."""
+        self._page.close()
+
     def leave_step(self) -> None:
         """Note that no step is under way."""
         self.step = None

@@ -30,8 +30,10 @@ def main() -> None:
                 if file.is_file():
                     (target / file.name).symlink_to(file)
         else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(ROOT / folder, target_is_directory=True)
+            target.mkdir(parents=True)
+            for entry in (ROOT / folder).iterdir():
+                if entry.name not in ("_root", "__pycache__"):
+                    (target / entry.name).symlink_to(entry)
 
 
 if __name__ == "__main__":

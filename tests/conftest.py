@@ -198,7 +198,7 @@ def reprod_python() -> Path:
 
 # ---------------------------------------------------------------------------------------------- cases
 
-NUMPY_SIDE = '''
+NUMPY_SIDE = """
 import numpy as np
 from stepalign.workers import Training
 
@@ -217,7 +217,7 @@ def loss(model, batch):
 
 def schedule(case):
     return {"lr": [0.125]}, None
-'''
+"""
 """A side's script for the numpy double: the model is a dict of arrays, the loss gives its gradients along."""
 
 CaseMaker = Callable[..., Path]

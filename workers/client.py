@@ -84,6 +84,7 @@ class Client:
     def close(self) -> None:
         """Flush what was sent, for a second at most, and close."""
         self._context.destroy(linger=1000)
+        self.status.close()
 
     def _answer(self, message: Message) -> Message:
         if self._access is None:

@@ -22,8 +22,9 @@ from stepalign.coordinator.interruption import Interruption
 from stepalign.coordinator.lockstep import StepPair
 from stepalign.coordinator.result import Result
 from stepalign.coordinator.result_json import to_json
-from stepalign.coordinator.run import Watcher, run_case
+from stepalign.coordinator.run import run_case
 from stepalign.coordinator.run_schedule import run_schedule
+from stepalign.coordinator.run_state import Watcher
 from stepalign.coordinator.terminal import Progress, print_verdict
 
 DEMO_CASE = Path(__file__).parent.parent / "demo_case"

@@ -7,19 +7,27 @@ the frameworks' known formulas. Pure: what it keeps between steps is the state b
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values, nearness
+from stepalign.coordinator.comparison.canonical import (
+    Arrays,
+    States,
+    canonical_state,
+    is_noise,
+    largest_slots,
+    magnitude,
+    relative_drift,
+)
+from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
 from stepalign.coordinator.comparison.known_differences import (
     batch_norm_running_variance,
     clip_norm_epsilon,
     noise_driven_running_mean,
 )
-from stepalign.coordinator.comparison.measures import measure, squares
+from stepalign.coordinator.comparison.rates import pair_groups
+from stepalign.coordinator.comparison.screening import complete_worst, suspects
 from stepalign.coordinator.comparison.tolerances import Tolerance
 from stepalign.coordinator.comparison.update_judge import UpdateJudge, UpdateStep
 from stepalign.coordinator.lockstep import StepPair
@@ -27,10 +35,6 @@ from stepalign.coordinator.naming import NameMap
 from stepalign.coordinator.result import KnownDifference
 from stepalign.protocol.messages import Named, StepResult
 from stepalign.protocol.specs import Declaration
-
-Arrays = Dict[str, np.ndarray]
-States = Dict[str, Arrays]
-"""Optimizer state by canonical parameter name, then by slot."""
 
 
 class StepJudge:
@@ -168,7 +172,7 @@ class StepJudge:
     def _judge_gradients(
         self, step: int, raw: Tuple[Arrays, Arrays], used: Tuple[Arrays, Arrays], known: List[KnownDifference]
     ) -> List[Comparison]:
-        largest = max((_magnitude(array) for array in raw[0].values()), default=0.0)
+        largest = max((magnitude(array) for array in raw[0].values()), default=0.0)
         found = [self._judge_gradient(step, name, raw, largest) for name in self._backward_order(raw)]
         if used[0] is raw[0] and used[1] is raw[1]:
             return found
@@ -181,7 +185,7 @@ class StepJudge:
         candidate = (
             {name: (array / factor).astype(array.dtype) for name, array in used[1].items()} if explained else used[1]
         )
-        largest_used = max((_magnitude(array) for array in used[0].values()), default=0.0)
+        largest_used = max((magnitude(array) for array in used[0].values()), default=0.0)
         for name in self._backward_order(used):
             item = self._judge_gradient(step, name, (used[0], candidate), largest_used)
             if not item.passed:
@@ -262,7 +266,9 @@ class StepJudge:
                 continue
             rtol, atol = self._allowance("buffer", buffers[0].get(piece.name), 0.0)
             item = self._compare("buffer", step, piece.name, buffers, rtol, atol)
-            recognised = None if self._strict or item.passed else self._known_buffer(piece.name, buffers, wandering, atol)
+            recognised = (
+                None if self._strict or item.passed else self._known_buffer(piece.name, buffers, wandering, atol)
+            )
             if recognised is not None:
                 known.append(recognised)
                 item = Comparison(
@@ -283,7 +289,12 @@ class StepJudge:
         self, name: str, buffers: Tuple[Arrays, Arrays], wandering: Sequence[str], atol: float
     ) -> Optional[KnownDifference]:
         momentum = self._momenta.get(name)
-        if name not in buffers[0] or name not in buffers[1] or name not in self._before[0] or name not in self._before[1]:
+        if (
+            name not in buffers[0]
+            or name not in buffers[1]
+            or name not in self._before[0]
+            or name not in self._before[1]
+        ):
             return None
         before = (self._before[0][name], self._before[1][name])
         after = (buffers[0][name], buffers[1][name])
@@ -314,7 +325,7 @@ class StepJudge:
         drift.
         """
         tolerance = self._tolerances[kind]
-        size = 0.0 if reference is None else _magnitude(reference)
+        size = 0.0 if reference is None else magnitude(reference)
         of_tensor = tolerance.of_tensor + min(tolerance.per_drift * self._drift, 0.1)
         return tolerance.rtol, tolerance.atol + of_tensor * size + tolerance.of_model * largest
 
@@ -326,13 +337,13 @@ class StepJudge:
         before = self._before[0].get(name)
         if after is None or before is None:
             return tolerance.rtol, tolerance.atol
-        update = _magnitude(after - before)
+        update = magnitude(after - before)
         part = 2.0 if noise else tolerance.of_tensor + min(tolerance.per_drift * self._drift, 0.1)
-        drift = self._drift * _magnitude(before)
+        drift = self._drift * magnitude(before)
         return tolerance.rtol, tolerance.atol + part * update + drift
 
     def _noise_floor(self, gradients: Arrays) -> float:
-        largest = max((_magnitude(array) for array in gradients.values()), default=0.0)
+        largest = max((magnitude(array) for array in gradients.values()), default=0.0)
         return self._tolerances["gradient"].of_model * largest
 
     def _backward_order(self, gradients: Tuple[Arrays, Arrays]) -> Sequence[str]:
@@ -364,77 +375,19 @@ class StepJudge:
         )
 
 
-def canonical_state(names: NameMap, side: str, state: Named) -> States:
-    """Return optimizer state (``tensor/slot``) by canonical name and slot; what has not the tensor's shape is taken as
-    it is.
-    """
-    by_tensor: States = {}
-    for key, array in state.items():
-        tensor, _, slot = key.rpartition("/")
-        by_tensor.setdefault(tensor, {})[slot] = array
-    found: States = {}
-    for piece in names.pieces:
-        place = piece.slot(side)
-        if place.tensor in by_tensor:
-            slots = by_tensor[place.tensor].items()
-            found[piece.name] = {slot: place.read(array) if array.ndim else array for slot, array in slots}
-    return found
-
-
-def is_noise(gradient: Optional[np.ndarray], floor: float) -> bool:
-    """Say whether a gradient is nothing but rounding noise beside the model's other gradients."""
-    return gradient is not None and _magnitude(gradient) <= floor
-
-
 def moved_apart(after: Tuple[Arrays, Arrays], name: str, atol: float) -> bool:
     """Say whether a parameter's values differ by more than a twentieth of what its noise may do to it."""
     with np.errstate(all="ignore"):
-        return _magnitude(after[1][name] - after[0][name]) > 0.05 * atol
+        return magnitude(after[1][name] - after[0][name]) > 0.05 * atol
 
 
 def _noise_update(name: str, gradient: np.ndarray, floor: float) -> KnownDifference:
     return KnownDifference(
         "rounding_noise_update",
         name,
-        f"its gradient is rounding noise (at most {_magnitude(gradient):.1g}; below {floor:.1g} nothing but noise is expected), "
+        f"its gradient is rounding noise (at most {magnitude(gradient):.1g}; below {floor:.1g} nothing but noise is expected), "
         "so what it moves by is chance on either side; each side follows the optimizer's rule",
     )
-
-
-def complete_worst(
-    comparisons: List[Comparison], compared: Mapping[Tuple[str, str], Tuple[np.ndarray, np.ndarray]]
-) -> List[Comparison]:
-    """Measure in full, of each kind, the comparison that came nearest to its tolerance; the others were screened."""
-    worst: Dict[str, int] = {}
-    for number, item in enumerate(comparisons):
-        if item.measures is not None and (item.kind not in worst or nearness(item) > nearness(comparisons[worst[item.kind]])):
-            worst[item.kind] = number
-    completed = list(comparisons)
-    for number in worst.values():
-        item = comparisons[number]
-        if item.measures is not None and not item.measures.complete and (item.kind, item.name) in compared:
-            completed[number] = replace(item, measures=measure(*compared[item.kind, item.name], item.rtol, item.atol))
-    return completed
-
-
-def largest_slots(state: States) -> Dict[str, float]:
-    """Return the greatest magnitude of each slot over all parameters."""
-    largest: Dict[str, float] = {}
-    for slots in state.values():
-        for slot, array in slots.items():
-            if array.ndim:
-                largest[slot] = max(largest.get(slot, 0.0), _magnitude(array))
-    return largest
-
-
-def suspects(values: Comparison, pair: Tuple[Arrays, Arrays]) -> np.ndarray:
-    """Return the flat indices of the elements that a comparison found out of tolerance."""
-    if values.measures is None or not values.measures.outside:
-        return np.empty(0, np.int64)
-    torch, paddle = pair[0][values.name], pair[1][values.name]
-    with np.errstate(all="ignore"):
-        outside = np.abs(paddle - torch) > values.atol + values.rtol * np.abs(torch)
-    return np.flatnonzero(outside)
 
 
 def _under(name: str, slots: Tuple[Arrays, Arrays]) -> Tuple[Arrays, Arrays]:
@@ -442,55 +395,6 @@ def _under(name: str, slots: Tuple[Arrays, Arrays]) -> Tuple[Arrays, Arrays]:
         {f"{name}/{slot}": array for slot, array in slots[0].items()},
         {f"{name}/{slot}": array for slot, array in slots[1].items()},
     )
-
-
-def pair_groups(names: NameMap, torch: Declaration, paddle: Declaration) -> List[Tuple[int, int, float]]:
-    """Return the groups whose rates belong together: (torch's, paddle's, multiplier on paddle's), each pair once.
-
-    Groups are paired by the parameters that they share; sides that declare none, by their place.
-    """
-    ours = {name: index for index, group in enumerate(torch.optimizer.groups) for name in group.parameters}
-    theirs = {name: index for index, group in enumerate(paddle.optimizer.groups) for name in group.parameters}
-    pairs: Dict[Tuple[int, int, float], None] = {}
-    for piece in names.pieces:
-        if piece.torch.tensor in ours and piece.paddle.tensor in theirs:
-            factor = paddle.optimizer.effective.get(piece.paddle.tensor, {}).get("lr_multiplier", 1.0)
-            own = torch.optimizer.effective.get(piece.torch.tensor, {}).get("lr_multiplier", 1.0)
-            quotient = (
-                float(factor) / float(own)
-                if isinstance(factor, (int, float)) and isinstance(own, (int, float))
-                else 1.0
-            )
-            pairs[ours[piece.torch.tensor], theirs[piece.paddle.tensor], quotient] = None
-    if not pairs:
-        count = max(len(torch.optimizer.groups), len(paddle.optimizer.groups), 1)
-        return [(index, index, 1.0) for index in range(count)]
-    return sorted(pairs)
-
-
-def relative_drift(parameters: Tuple[Arrays, Arrays], gradients: Tuple[Arrays, Arrays], floor: float) -> float:
-    """Return |paddle - torch| / |torch| in L2 over all parameters whose gradient is more than rounding noise."""
-    apart = size = 0.0
-    for name, array in parameters[0].items():
-        other, gradient = parameters[1].get(name), gradients[0].get(name)
-        if other is None or other.shape != array.shape or (gradient is not None and _magnitude(gradient) <= floor):
-            continue
-        apart_square, square = squares(array, other)
-        apart += apart_square
-        size += square
-    drift = math.sqrt(apart / size) if size else 0.0
-    return drift if math.isfinite(drift) else 0.0
-
-
-def _magnitude(array: np.ndarray) -> float:
-    """Return the greatest finite magnitude; 0.0 for an empty array."""
-    if not array.size:
-        return 0.0
-    peak = float(max(abs(float(array.max())), abs(float(array.min()))))
-    if not math.isfinite(peak):
-        finite = np.abs(array[np.isfinite(array)])
-        peak = float(finite.max()) if finite.size else 0.0
-    return peak
 
 
 def _split_path(path: str) -> Tuple[str, str, str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import Dict, List, Tuple
 
 import numpy as np
 
 from stepalign.coordinator.comparison.comparison import Comparison, compare_values
 from stepalign.coordinator.comparison.tolerances import Tolerance
+from stepalign.coordinator.naming import NameMap
+from stepalign.protocol.specs import Declaration
 
 
 def compare_rates(torch: np.ndarray, paddle: np.ndarray, tolerance: Tolerance) -> List[Comparison]:
@@ -21,7 +23,8 @@ def compare_rates(torch: np.ndarray, paddle: np.ndarray, tolerance: Tolerance) -
         name = f"group {group}"
         if group >= torch.shape[1] or group >= paddle.shape[1]:
             lacking = "torch" if group >= torch.shape[1] else "paddle"
-            reason = f"the {lacking} side has {min(torch.shape[1], paddle.shape[1])} groups, the other {max(torch.shape[1], paddle.shape[1])}"
+            counts = sorted((torch.shape[1], paddle.shape[1]))
+            reason = f"the {lacking} side has {counts[0]} groups, the other {counts[1]}"
             found.append(
                 Comparison(0, "lr", name, name, False, tolerance.rtol, tolerance.atol, None, reason, exact=True)
             )
@@ -46,3 +49,27 @@ def failing_steps(torch: np.ndarray, paddle: np.ndarray, rtol: float, atol: floa
 def as_lists(rates: np.ndarray) -> List[List[float]]:
     """Return [steps, groups] as lists of Python floats."""
     return [[float(rate) for rate in row] for row in rates]
+
+
+def pair_groups(names: NameMap, torch: Declaration, paddle: Declaration) -> List[Tuple[int, int, float]]:
+    """Return the groups whose rates belong together: (torch's, paddle's, multiplier on paddle's), each pair once.
+
+    Groups are paired by the parameters that they share; sides that declare none, by their place.
+    """
+    ours = {name: index for index, group in enumerate(torch.optimizer.groups) for name in group.parameters}
+    theirs = {name: index for index, group in enumerate(paddle.optimizer.groups) for name in group.parameters}
+    pairs: Dict[Tuple[int, int, float], None] = {}
+    for piece in names.pieces:
+        if piece.torch.tensor in ours and piece.paddle.tensor in theirs:
+            factor = paddle.optimizer.effective.get(piece.paddle.tensor, {}).get("lr_multiplier", 1.0)
+            own = torch.optimizer.effective.get(piece.torch.tensor, {}).get("lr_multiplier", 1.0)
+            quotient = (
+                float(factor) / float(own)
+                if isinstance(factor, (int, float)) and isinstance(own, (int, float))
+                else 1.0
+            )
+            pairs[ours[piece.torch.tensor], theirs[piece.paddle.tensor], quotient] = None
+    if not pairs:
+        count = max(len(torch.optimizer.groups), len(paddle.optimizer.groups), 1)
+        return [(index, index, 1.0) for index in range(count)]
+    return sorted(pairs)

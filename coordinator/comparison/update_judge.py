@@ -89,7 +89,8 @@ class UpdateJudge:
                 KnownDifference(
                     theirs.variant,
                     name,
-                    f"paddle keeps this optimizer's hyper-parameters in float32; residual {theirs.worst:.2g} of what rounding may do",
+                    "paddle keeps this optimizer's hyper-parameters in float32; "
+                    f"residual {theirs.worst:.2g} of what rounding may do",
                 ),
             )
         state = {slot: (item.fits, _reason(item)) for slot, item in theirs.state.items()}

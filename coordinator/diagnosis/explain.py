@@ -9,7 +9,7 @@ import numpy as np
 
 from stepalign.coordinator.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison
-from stepalign.coordinator.comparison.judge import pair_groups
+from stepalign.coordinator.comparison.rates import pair_groups
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
 from stepalign.coordinator.diagnosis.clip_fit import explain_clipping
 from stepalign.coordinator.diagnosis.loss_formula import LossSite, explain_loss_formula
@@ -22,8 +22,8 @@ from stepalign.coordinator.diagnosis.numbers import (
 from stepalign.coordinator.diagnosis.optimizer_fit import explain_updates
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.rates import explain_rates
-from stepalign.coordinator.diagnosis.update_trace import ParameterTrace
 from stepalign.coordinator.diagnosis.traces import torch_hyperparameters, update_traces
+from stepalign.coordinator.diagnosis.update_trace import ParameterTrace
 from stepalign.coordinator.locate import Located
 from stepalign.coordinator.naming import NameMap
 from stepalign.coordinator.recorder import Record
@@ -71,7 +71,8 @@ def _from_nonfinite(failure: Comparison) -> List[Cause]:
         "both sides break down alike: lower the rate or mend the formula in the original, or allow it with "
         "[compare] allow_nonfinite = true"
         if len(sides) == 2
-        else f"find what gives NaN or infinity on the {sides[0]} side alone: a division, a log or a root of zero, an overflow, a mask of -inf"
+        else f"find what gives NaN or infinity on the {sides[0]} side alone: a division, a log or a root of zero, "
+        "an overflow, a mask of -inf"
     )
     if failure.kind == "loss":
         return [Cause(Category.NONFINITE, "loss", 0.99, failure.reason, fix)]
@@ -144,7 +145,8 @@ def _from_loss(evidence: Evidence, failure: Comparison, site: LossSite) -> List[
     follows = (Category.BACKWARD, Category.LOSS) if formulas[0].confidence >= _SETTLED else (Category.BACKWARD,)
     rest = _from_forward_and_backward(evidence, failure, None)
     return formulas + [
-        replace(cause, confidence=cause.confidence * _LATER_KIND) if cause.category in follows else cause for cause in rest
+        replace(cause, confidence=cause.confidence * _LATER_KIND) if cause.category in follows else cause
+        for cause in rest
     ]
 
 
@@ -171,7 +173,7 @@ def _random(located: Located) -> Cause:
         0.96,
         f"the same step from the same weights, run twice in one process, gives another loss on the {sides} side",
         f"find what draws random numbers in the forward pass of the {sides} side: dropout called as a function without "
-        "training=self.training, noise, stochastic depth, sampling; or run with mode = \"eval\"",
+        'training=self.training, noise, stochastic depth, sampling; or run with mode = "eval"',
     )
 
 
@@ -199,7 +201,9 @@ def _paddle_groups(evidence: Evidence) -> List[List[str]]:
     groups = evidence.paddle.optimizer.groups
     if len(groups) < 2:
         return []
-    return [[piece.name for piece in evidence.names.pieces if piece.paddle.tensor in group.parameters] for group in groups]
+    return [
+        [piece.name for piece in evidence.names.pieces if piece.paddle.tensor in group.parameters] for group in groups
+    ]
 
 
 def _traces(evidence: Evidence) -> List[ParameterTrace]:
@@ -230,7 +234,10 @@ def _unexplained(failure: Optional[Comparison], located: Optional[Located]) -> C
     if located is not None and located.container is not None:
         fix = f"compare both scripts {located.stretch}"
     elif located is not None and located.paddle_module:
-        inside = {True: "its input agrees, so the mistake is inside it", False: "its input already differs, so look just before it"}
+        inside = {
+            True: "its input agrees, so the mistake is inside it",
+            False: "its input already differs, so look just before it",
+        }
         hint = inside.get(located.input_agrees) if located.input_agrees is not None else None
         where += f"; {hint}" if hint else ""
         fix = f"compare {located.paddle_module} of the paddle side with {located.module} of the torch side"

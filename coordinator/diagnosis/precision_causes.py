@@ -28,9 +28,7 @@ def explain_precision(where: str, torch: np.ndarray, paddle: np.ndarray) -> Iter
         other = "paddle" if side == "torch" else "torch"
         if shares[other] > _FEW:
             continue
-        evidence = (
-            f"{where}: {shares[side]:.0%} of {side}'s values are exactly {name} numbers, {shares[other]:.0%} of {other}'s"
-        )
+        evidence = f"{where}: {shares[side]:.0%} of {side}'s values are exactly {name} numbers, {shares[other]:.0%} of {other}'s"
         fix = f"remove the cast to {name} (astype, auto_cast, a half() left behind) in {where} of the {side} model"
         yield Cause(Category.PRECISION, "narrower_dtype", 0.95, evidence, fix)
         return

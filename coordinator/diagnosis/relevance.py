@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterable, List, Mapping, Sequence
+from typing import Iterable, List, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def settle_by_data(findings: Sequence[Finding], batches: Iterable[Mapping[str, n
     padding = [finding for finding in findings if finding.cause.code == "padding_idx" and finding.matters]
     if not padding:
         return list(findings)
-    held = set()
+    held: Set[int] = set()
     for batch in batches:
         for array in batch.values():
             if array.dtype.kind in "iu":
@@ -29,6 +29,6 @@ def settle_by_data(findings: Sequence[Finding], batches: Iterable[Mapping[str, n
     ]
 
 
-def _is_held(finding: Finding, held: "set[int]") -> bool:
+def _is_held(finding: Finding, held: Set[int]) -> bool:
     values = [value for value in (finding.torch_value, finding.paddle_value) if value and value.lstrip("-").isdigit()]
     return not values or any(int(value) in held for value in values)

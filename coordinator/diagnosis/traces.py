@@ -6,7 +6,7 @@ from typing import Dict, List, Mapping, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.comparison.judge import canonical_state
+from stepalign.coordinator.comparison.canonical import canonical_state
 from stepalign.coordinator.comparison.update_judge import group_of, hyperparameters
 from stepalign.coordinator.diagnosis.update_trace import ParameterTrace, UpdateRecord
 from stepalign.coordinator.lockstep import StepPair

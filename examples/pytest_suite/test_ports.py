@@ -11,21 +11,21 @@ DIGITS = "../digits_cnn"  # relative to this file
 
 @pytest.mark.stepalign(case=DIGITS, steps=3)
 def test_the_digits_port_trains_as_the_original_does():
-    """The marker runs the case; there is nothing left to say."""
+    """The marker runs the case and fails the test; there is nothing left to say."""
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("case", [DIGITS])
+@pytest.mark.parametrize("case", [DIGITS], ids=["digits_cnn"])
 def test_ports_agree_in_both_precisions(stepalign_run, case, dtype):
     outcome = stepalign_run(case, dtype=dtype, steps=3)
-    assert outcome.steps_completed == 3
-    assert {known.code for known in outcome.known_differences} == {"batch_norm_running_variance"}
+    assert "batch_norm_running_variance" in {known.code for known in outcome.known_differences}
 
 
-def test_a_mistake_is_found_and_named(stepalign_run):
-    """With check=False a case may end otherwise: here the paddle side's rates are held against another schedule."""
-    outcome = stepalign_run(DIGITS, steps=3, assignments=["paddle.script=paddle_side.py"], check=False)
-    assert outcome.verdict == "aligned"
+def test_weights_that_are_not_shared_are_found_out(stepalign_run):
+    """With check=False a case may end otherwise."""
+    outcome = stepalign_run(DIGITS, steps=1, assignments=['weights.source="none"'], check=False)
+    assert outcome.verdict == "diverged"
+    assert outcome.first_divergence.kind == "initial_parameter"
 
 
 def test_the_schedules_are_the_same(stepalign_run):

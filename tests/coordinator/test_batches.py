@@ -49,13 +49,19 @@ def test_an_npz_is_one_batch_for_every_step(make_case: Any) -> None:
     source = source_of(make_case(files={"data.npz": batch}))
     assert source[0] is source[9]
     assert source.digest(0) == source.digest(9) == digest({name: np.asarray(array) for name, array in batch.items()})
-    assert {name: array.dtype for name, array in source[0].items()} == {"ids": np.int64, "y": np.float32, "empty": np.float64}
+    assert {name: array.dtype for name, array in source[0].items()} == {
+        "ids": np.int64,
+        "y": np.float32,
+        "empty": np.float64,
+    }
     assert source[0]["y"].shape == () and source[0]["empty"].shape == (0, 5)
 
 
 def test_named_npy_files_are_one_batch_for_every_step(make_case: Any) -> None:
     ids = np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3))
-    folder = make_case(data='arrays = { ids = "a.npy", y = "sub/b.npy" }', files={"a.npy": ids, "sub/b.npy": np.ones(2)})
+    folder = make_case(
+        data='arrays = { ids = "a.npy", y = "sub/b.npy" }', files={"a.npy": ids, "sub/b.npy": np.ones(2)}
+    )
     batch = source_of(folder)[0]
     np.testing.assert_array_equal(batch["ids"], ids)
     assert batch["ids"].flags.c_contiguous and list(batch) == ["ids", "y"]
@@ -109,7 +115,9 @@ def test_floats_are_widened_in_a_float64_case_and_integers_kept(make_case: Any, 
 
 def test_too_few_batches_are_known_before_a_step_and_tell_how_many_there_are(make_case: Any) -> None:
     folder = make_case(data='source = "data.py"', files={"data.py": GENERATOR})
-    with pytest.raises(CaseError, match=r"data.py: batches\(case\) gave 2 batches, the case runs 3 steps: yield at least 3"):
+    with pytest.raises(
+        CaseError, match=r"data.py: batches\(case\) gave 2 batches, the case runs 3 steps: yield at least 3"
+    ):
         source_of(folder, "count=2")
 
 
@@ -119,7 +127,10 @@ def test_too_few_batches_are_known_before_a_step_and_tell_how_many_there_are(mak
         ("batches = 3\n", "has no function batches(case); it defines: none"),
         ("def batch(case): pass\n", "has no function batches(case); it defines: batch"),
         ("def batches(case): return 3\n", "batches(case) of data.py raised TypeError: 'int' object is not iterable"),
-        ("def batches(case): raise ValueError('no file')\n", "batches(case) of data.py raised ValueError: no file\nTraceback"),
+        (
+            "def batches(case): raise ValueError('no file')\n",
+            "batches(case) of data.py raised ValueError: no file\nTraceback",
+        ),
         ("def batches(case):\n    yield {'x': 1 / 0}\n", "batches(case) of data.py, batch 0, raised ZeroDivisionError"),
         ("def batches(case) return\n", "importing data.py raised SyntaxError"),
         ("import nothing_of_this_name\n", "importing data.py raised ModuleNotFoundError: No module named 'nothing_of_"),
@@ -242,4 +253,7 @@ def test_data_that_imports_a_framework_is_refused(make_case: Any, monkeypatch: p
 
 
 def test_batch_sizes_are_the_leading_lengths_most_common_first() -> None:
-    assert batch_sizes({"x": np.ones((4, 2)), "y": np.ones(4), "table": np.ones((9, 1)), "scale": np.array(1.0)}) == [4, 9]
+    assert batch_sizes({"x": np.ones((4, 2)), "y": np.ones(4), "table": np.ones((9, 1)), "scale": np.array(1.0)}) == [
+        4,
+        9,
+    ]

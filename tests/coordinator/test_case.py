@@ -25,10 +25,15 @@ def test_defaults_are_those_of_the_contract(make_case: Any) -> None:
     file = case.file
     assert (case.name, case.steps, file.mode, file.dtype, file.seed) == ("my_port", 10, "eval", "float32", 0)
     assert (file.torch.python, file.paddle.python, file.torch.device) == ("torch", "paddle", "auto")
-    assert (file.weights.source, file.weights.rename, file.weights.transpose, file.weights.ignore) == ("torch", (), (), ())
+    assert (file.weights.source, file.weights.rename, file.weights.transpose, file.weights.ignore) == (
+        "torch",
+        (),
+        (),
+        (),
+    )
     assert (file.compare.resync, file.compare.strict) == (0, False)
     assert (file.schedule.steps, file.schedule.chosen_milestones()) == (5000, (100, 500, 1000, 2000, 4000))
-    assert case.script("torch") == make_case() .parent / "my_port" / "torch_side.py"
+    assert case.script("torch") == make_case().parent / "my_port" / "torch_side.py"
 
 
 def test_every_key_of_the_contract_is_read(make_case: Any) -> None:
@@ -54,7 +59,14 @@ def test_every_key_of_the_contract_is_read(make_case: Any) -> None:
 
 def test_the_view_that_scripts_see_has_the_contracts_fields(make_case: Any) -> None:
     view = load_case(make_case("steps = 4\noptions = { a = 1 }")).view()
-    assert (view.name, view.steps, view.mode, view.dtype, view.seed, view.options) == ("case", 4, "eval", "float32", 0, {"a": 1})
+    assert (view.name, view.steps, view.mode, view.dtype, view.seed, view.options) == (
+        "case",
+        4,
+        "eval",
+        "float32",
+        0,
+        {"a": 1},
+    )
     assert view.folder.is_absolute()
 
 
@@ -80,7 +92,10 @@ def test_the_view_that_scripts_see_has_the_contracts_fields(make_case: Any) -> N
         ({"head": "name = 3"}, "name: expected a string, got 3"),
         ({"head": "threads = -1"}, "threads: expected a whole number of at least 0, got -1"),
         ({"head": "options = { day = 2020-01-01 }"}, "options.day: expected a string, a number"),
-        ({"head": "options = { n = [1, 99999999999999999999] }"}, "options.n[1]: expected a whole number of at most 64 bits"),
+        (
+            {"head": "options = { n = [1, 99999999999999999999] }"},
+            "options.n[1]: expected a whole number of at most 64 bits",
+        ),
         ({"head": "options = [1]"}, "options: expected a table, got [1]"),
         ({"torch": 'device = "cuda"'}, 'torch.device: expected "auto", "cpu", "gpu" or "gpu:1", got \'cuda\''),
         ({"paddle": "env = { A = 1 }"}, "paddle.env.A: expected a string, got 1"),
@@ -88,7 +103,10 @@ def test_the_view_that_scripts_see_has_the_contracts_fields(make_case: Any) -> N
         ({"paddle": 'env = { A = "\\u0000" }'}, "paddle.env: 'A' cannot be an environment variable"),
         ({"data": ""}, 'data: give one of source = "data.npz"'),
         ({"data": 'source = "a.npz"\narrays = { a = "b.npy" }'}, "data: give one of source"),
-        ({"tables": '[weights]\nsource = "tensorflow"'}, 'weights.source: expected "torch", "paddle", "none", a .npz or'),
+        (
+            {"tables": '[weights]\nsource = "tensorflow"'},
+            'weights.source: expected "torch", "paddle", "none", a .npz or',
+        ),
         ({"tables": '[weights]\nsource = "none.npz"'}, "weights.source: no file"),
         ({"tables": '[weights]\nrename = [["(", "x"]]'}, "weights.rename[0]: '(' is not a regular expression"),
         ({"tables": '[weights]\nrename = [["a"]]'}, "weights.rename[0]: expected a list of 2, got ['a']"),
@@ -99,12 +117,24 @@ def test_the_view_that_scripts_see_has_the_contracts_fields(make_case: Any) -> N
         ({"tables": '[collect]\nkinds = ["loss"]'}, "collect.kinds[0]: expected 'gradient' or"),
         ({"tables": "[collect]\nbudget_mib = 0"}, "collect.budget_mib: expected a whole number of at least 1, got 0"),
         ({"tables": "[tolerance]\nlosses = { rtol = 1.0 }"}, "tolerance.losses: unknown kind; the kinds are batch,"),
-        ({"tables": "[tolerance]\nloss = { rtol = -1.0 }"}, "tolerance.loss.rtol: expected a number of at least 0, got -1.0"),
-        ({"tables": "[tolerance]\nloss = { atol = nan }"}, "tolerance.loss.atol: expected a number of at least 0, got nan"),
-        ({"tables": "[tolerance]\nloss = { atol = inf }"}, "tolerance.loss.atol: expected a number of at least 0, got inf"),
+        (
+            {"tables": "[tolerance]\nloss = { rtol = -1.0 }"},
+            "tolerance.loss.rtol: expected a number of at least 0, got -1.0",
+        ),
+        (
+            {"tables": "[tolerance]\nloss = { atol = nan }"},
+            "tolerance.loss.atol: expected a number of at least 0, got nan",
+        ),
+        (
+            {"tables": "[tolerance]\nloss = { atol = inf }"},
+            "tolerance.loss.atol: expected a number of at least 0, got inf",
+        ),
         ({"tables": "[tolerance]\nloss = 1e-5"}, "tolerance.loss: expected a table, got 1e-05"),
         ({"tables": "[schedule]\nsteps = 0"}, "schedule.steps: expected a whole number of at least 1, got 0"),
-        ({"tables": "[schedule]\nsteps = 50\nmilestones = [50]"}, "schedule.milestones: 50 is not one of the steps 0 to 49"),
+        (
+            {"tables": "[schedule]\nsteps = 50\nmilestones = [50]"},
+            "schedule.milestones: 50 is not one of the steps 0 to 49",
+        ),
         ({"tables": "[schedule]\nmilestones = [-1]"}, "schedule.milestones: -1 is not one of the steps"),
         ({"tables": "[deadline]\nstep_s = 0"}, "deadline.step_s: expected seconds, more than 0"),
         ({"tables": "[deadline]\nstep_s = nan"}, "deadline.step_s: expected seconds"),

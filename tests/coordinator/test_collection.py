@@ -57,7 +57,18 @@ def test_a_model_beyond_the_budget_is_collected_at_the_first_steps_and_the_last_
     make_case: Any,
 ) -> None:
     kinds, rule = plan(make_case, 1 << 20, "[collect]\nbudget_mib = 8")
-    assert [bool(kinds(step)) for step in range(10)] == [True, True, True, False, False, False, False, False, False, True]
+    assert [bool(kinds(step)) for step in range(10)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
     assert "steps 0, 1, 2, 9 only" in rule and "16 MiB a side" in rule and "budget_mib = 8" in rule
 
 

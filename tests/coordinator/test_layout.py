@@ -92,7 +92,9 @@ def test_a_module_imports_only_what_its_side_may(path: Path) -> None:
     top, names = path.relative_to(ROOT).parts[0], imported(path)
     tops = {name.partition(".")[0] for name in names}
     inner = {name for name in names if name.startswith("stepalign.")}
-    allowed_frameworks = {"torch"} if "torch_worker" in path.parts else {"paddle"} if "paddle_worker" in path.parts else set()
+    allowed_frameworks = (
+        {"torch"} if "torch_worker" in path.parts else {"paddle"} if "paddle_worker" in path.parts else set()
+    )
     if path.parent.name not in ("demo_case", "init_case"):
         assert tops & {"torch", "paddle"} <= allowed_frameworks
         other = "workers" if top == "coordinator" else "coordinator"
@@ -105,7 +107,9 @@ def test_a_module_imports_only_what_its_side_may(path: Path) -> None:
     assert "pickle" not in tops or path.name == "reprod_npy.py"
 
 
-@pytest.mark.parametrize("path", [path for path in python_files() if "coordinator" not in path.parts], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in python_files() if "coordinator" not in path.parts], ids=lambda path: path.name
+)
 def test_what_runs_in_a_worker_is_python_3_9(path: Path) -> None:
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
 
@@ -121,7 +125,11 @@ def test_nothing_received_is_evaluated_and_no_stub_is_left(path: Path) -> None:
 
 def test_every_module_is_importable_where_no_framework_is_and_imports_none(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", IMPORT_EVERYTHING], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", IMPORT_EVERYTHING],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert "stepalign.coordinator.cli.main" in done.stdout and "stepalign.workers.torch_worker" in done.stdout
@@ -185,7 +193,13 @@ def test_an_installed_wheel_works_away_from_the_sources(wheel: Path, tmp_path: P
         "write_payload(Path('payload.pyz'))\n"
         "assert 'stepalign/workers/torch_worker/step.py' in zipfile.ZipFile('payload.pyz').namelist()\n"
     )
-    done = subprocess.run([sys.executable, "-S", "-c", with_site_packages(code)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", with_site_packages(code)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[1] == "10"
 

@@ -86,7 +86,10 @@ def test_a_death_between_two_steps_is_told(make_case: Any, make_members: Any) ->
     ("fault", "message"),
     [
         ("StepResult:1=wrong_step", "the paddle worker sent a result of step 6, expected step 1"),
-        ("StepResult:1=twice", "the paddle worker sent (a result of step 1, expected step 2|StepResult of step 1 out of turn)"),
+        (
+            "StepResult:1=twice",
+            "the paddle worker sent (a result of step 1, expected step 2|StepResult of step 1 out of turn)",
+        ),
         ("StepResult:1=no_arrays", "sent a result of step 1 without gradient, parameter, which it was asked for"),
         ("StepResult:1=other_message", "the paddle worker sent Finished out of turn"),
         ("StepResult:1=garbage", "the paddle worker broke the protocol: a header that is not msgpack came"),
@@ -104,7 +107,9 @@ def test_a_lie_about_a_step_ends_the_run(make_case: Any, make_members: Any, faul
 
 
 def test_a_step_that_never_ends_meets_its_deadline(make_case: Any, make_members: Any) -> None:
-    with pytest.raises(DeadlineExceeded, match="the torch worker gave no answer in time: it is in phase forward of step 2"):
+    with pytest.raises(
+        DeadlineExceeded, match="the torch worker gave no answer in time: it is in phase forward of step 2"
+    ):
         run(make_case, make_members(torch="forward:2=hang_native"), steps=6, toml="[deadline]\nstep_s = 1.0")
     assert compared_steps() == [0, 1]
 
@@ -171,9 +176,16 @@ class ListBoard:
         return [message.step for message in self.sent[role] if isinstance(message, Batch)]
 
 
-def drive(board: ListBoard, steps: int = 8, on_pair: Callable[[StepPair], None] = lambda pair: None, resync: int = 0) -> None:
+def drive(
+    board: ListBoard, steps: int = 8, on_pair: Callable[[StepPair], None] = lambda pair: None, resync: int = 0
+) -> None:
     lockstep = Lockstep(
-        board, "torch", "paddle", lambda step: ({}, "d"), 10.0, lambda result: LoadState({}, {})  # type: ignore[arg-type]
+        board,
+        "torch",
+        "paddle",
+        lambda step: ({}, "d"),
+        10.0,
+        lambda result: LoadState({}, {}),  # type: ignore[arg-type]
     )
     lockstep.run(StepPlan(0, steps, lambda step: (), lambda step: (), resync), on_pair)
 
@@ -276,5 +288,7 @@ def test_a_loss_that_is_no_scalar_is_refused() -> None:
     board = ListBoard()
     result = StepResult(0, [0.1], np.ones(3), "d", {}, (), 0.0)
     board.next = lambda *_: ("torch", result)  # type: ignore[method-assign]
-    with pytest.raises(ProtocolError, match=r"the torch worker sent a loss of shape \[3\] at step 0, expected a scalar"):
+    with pytest.raises(
+        ProtocolError, match=r"the torch worker sent a loss of shape \[3\] at step 0, expected a scalar"
+    ):
         drive(board)

@@ -196,7 +196,11 @@ def fused_attention(width: int = 4) -> list[TensorSpec]:
 
 
 def split_attention(width: int = 4) -> list[TensorSpec]:
-    return [spec for name in ("q_proj", "k_proj", "v_proj", "out_proj") for spec in linear("paddle", f"attn.{name}", width, width)]
+    return [
+        spec
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj")
+        for spec in linear("paddle", f"attn.{name}", width, width)
+    ]
 
 
 def test_a_fused_projection_is_split_in_thirds_and_each_is_transposed() -> None:
@@ -223,9 +227,15 @@ def test_a_split_projection_of_torch_matches_the_split_one() -> None:
         *(tensor(f"attn.{which}_proj_weight", 4, width, module_type=kind) for which, width in zip("qkv", (4, 6, 5))),
         tensor("attn.in_proj_bias", 12, module_type=kind),
     ]
-    paddle = [spec for which, width in zip("qkv", (4, 6, 5)) for spec in linear("paddle", f"attn.{which}_proj", width, 4)]
+    paddle = [
+        spec for which, width in zip("qkv", (4, 6, 5)) for spec in linear("paddle", f"attn.{which}_proj", width, 4)
+    ]
     names = match_names(torch, paddle, WeightsSection())
-    assert [piece.name for piece in names.pieces][:3] == ["attn.q_proj_weight", "attn.k_proj_weight", "attn.v_proj_weight"]
+    assert [piece.name for piece in names.pieces][:3] == [
+        "attn.q_proj_weight",
+        "attn.k_proj_weight",
+        "attn.v_proj_weight",
+    ]
     round_trip(names, torch, paddle)
 
 
@@ -302,6 +312,10 @@ def test_modules_are_paired_by_their_tensors_their_containers_and_their_renamed_
 
 def test_a_fused_attention_module_is_paired_with_the_module_around_the_split_one() -> None:
     ours = [module(""), module("attn", "MultiheadAttention"), module("attn.out_proj", "Linear")]
-    theirs = [module(""), module("attn"), *(module(f"attn.{name}", "Linear") for name in ("q_proj", "k_proj", "v_proj", "out_proj"))]
+    theirs = [
+        module(""),
+        module("attn"),
+        *(module(f"attn.{name}", "Linear") for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
+    ]
     found = dict(match_names(fused_attention(), split_attention(), WeightsSection(), ours, theirs).modules)
     assert found == {"": "", "attn": "attn", "attn.out_proj": "attn.out_proj"}

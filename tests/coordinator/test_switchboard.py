@@ -37,7 +37,9 @@ def drive(stage: Any, case: Any, role: str = "torch", timeout_s: float = LONG_S)
     board.ask({role: configure(case)}, messages.Ready, timeout_s, "build")
     weights = board.ask({role: messages.SendWeights()}, messages.Weights, timeout_s, "weights")[role].tensors
     board.ask({role: messages.LoadWeights(dict(weights))}, messages.WeightsLoaded, timeout_s, "weights")
-    batch = messages.Batch(0, dict(x=weights["fc.weight"], y=weights["fc.weight"] @ weights["fc.weight"].T), ("parameter",))
+    batch = messages.Batch(
+        0, dict(x=weights["fc.weight"], y=weights["fc.weight"] @ weights["fc.weight"].T), ("parameter",)
+    )
     result = board.ask({role: batch}, messages.StepResult, timeout_s, "step")[role]
     stop_workers(stage.workers.values(), board, timeout_s)
     return result
@@ -127,7 +129,12 @@ def test_an_exit_before_the_first_word_is_told_with_the_end_of_the_log(stage: An
 @pytest.mark.parametrize(
     ("fault", "kind", "exit_code", "message"),
     [
-        ("forward=raise", WorkerFailure, 3, "the torch side failed in phase forward of step 0: step 0 raised ValueError: this double"),
+        (
+            "forward=raise",
+            WorkerFailure,
+            3,
+            "the torch side failed in phase forward of step 0: step 0 raised ValueError: this double",
+        ),
         ("forward=sys.exit", WorkerFailure, 3, "step 0 raised SystemExit: 3"),
         ("build=raise", WorkerFailure, 3, "the torch side failed in phase build: ValueError: this double"),
         ("build=sys.exit", WorkerFailure, 3, "SystemExit: 3"),
@@ -159,11 +166,18 @@ def test_an_exception_beyond_exception_ends_the_worker_although_a_thread_of_the_
         drive(stage, make_case(torch_side=lingering))
 
 
-@pytest.mark.parametrize("point", ["onConfigure", "build", "onSendWeights", "forward"])
-@pytest.mark.parametrize("action", ["hang", "hang_native", "hang_busy", "SIGSTOP", "hang_deaf"])
+HANGS = [
+    *(
+        (point, action)
+        for point in ("onConfigure", "build", "onSendWeights")
+        for action in ("hang", "SIGSTOP", "hang_deaf")
+    ),
+    *(("forward", action) for action in ("hang", "hang_native", "hang_busy", "SIGSTOP", "hang_deaf")),
+]
+
+
+@pytest.mark.parametrize(("point", "action"), HANGS)
 def test_a_hung_worker_meets_its_deadline_and_the_ladder(stage: Any, make_case: Any, point: str, action: str) -> None:
-    if point != "forward" and action in ("hang_native", "hang_busy"):
-        pytest.skip("the same as in a step")
     worker = stage.start(fault=f"{point}={action}")
     stage.switchboard.greet(LONG_S)
     started = time.monotonic()
@@ -209,7 +223,10 @@ def test_a_hang_before_the_first_word_meets_its_deadline(stage: Any, make_case: 
         ("Hello=other_pid", "introduced itself as torch for torch, pid 1"),
         ("Ready=garbage", "the torch worker broke the protocol: a header that is not msgpack came"),
         ("Ready=other_message", "sent Finished in phase build, expected Ready"),
-        ("Weights=lost_frame", "the torch worker broke the protocol: Weights.tensors.fc.weight: frame 0 is not one of the 0"),
+        (
+            "Weights=lost_frame",
+            "the torch worker broke the protocol: Weights.tensors.fc.weight: frame 0 is not one of the 0",
+        ),
         ("Weights=forever", "the torch worker sent Weights in phase weights, expected WeightsLoaded"),
         ("StepResult=gigabytes", r"StepResult.loss: float64\[1099511627776, 1099511627776\] needs"),
         ("StepResult=garbage", "the torch worker broke the protocol"),
@@ -257,6 +274,12 @@ def test_every_message_before_a_death_is_given_before_the_death_is_told(stage: A
     assert isinstance(message, messages.StepResult)
     with pytest.raises(WorkerFailure, match="exit code 9"):
         board.next(time.monotonic() + LONG_S, ["torch"], "step")
+
+
+def test_a_worker_that_closes_what_it_inherited_is_found_dead_or_hung(stage: Any, make_case: Any) -> None:
+    stage.start(fault="forward=close_files")
+    with pytest.raises((WorkerFailure, DeadlineExceeded), match="torch worker"):
+        drive(stage, make_case(), timeout_s=8)
 
 
 @pytest.mark.parametrize("fault", ["afterStepResult=raise", "afterStepResult=garbage"])

@@ -16,7 +16,9 @@ from stepalign.protocol.specs import TensorSpec
 
 
 def spec(name: str, *shape: int, dtype: str = "float32", role: str = "", aliases: tuple[str, ...] = ()) -> TensorSpec:
-    return TensorSpec(name, "parameter", shape, dtype, True, "fc", "Linear", role or name.rpartition(".")[2], aliases=aliases)
+    return TensorSpec(
+        name, "parameter", shape, dtype, True, "fc", "Linear", role or name.rpartition(".")[2], aliases=aliases
+    )
 
 
 SPECS = (spec("fc.weight", 3, 2), spec("fc.bias", 3))

@@ -63,10 +63,16 @@ def test_a_worker_gets_the_environment_without_our_python_paths_and_with_what_th
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     monkeypatch.setenv("PYTHONHOME", "/somewhere")
     monkeypatch.setenv("KEPT", "1")
-    env = surroundings(start(SHOW_SURROUNDINGS, env={"OWN": "2", "PYTHONUNBUFFERED": "0", "STEPALIGN_ROLE": "liar"}))["env"]
+    env = surroundings(start(SHOW_SURROUNDINGS, env={"OWN": "2", "PYTHONUNBUFFERED": "0", "STEPALIGN_ROLE": "liar"}))[
+        "env"
+    ]
     assert "PYTHONPATH" not in env and "PYTHONHOME" not in env
     assert (env["KEPT"], env["OWN"], env["PYTHONNOUSERSITE"]) == ("1", "2", "1")
-    assert (env["STEPALIGN_ROLE"], env["STEPALIGN_FRAMEWORK"], env["STEPALIGN_ENDPOINT"]) == ("torch", "torch", "ipc://nowhere")
+    assert (env["STEPALIGN_ROLE"], env["STEPALIGN_FRAMEWORK"], env["STEPALIGN_ENDPOINT"]) == (
+        "torch",
+        "torch",
+        "ipc://nowhere",
+    )
 
 
 def test_a_python_path_that_the_case_names_is_given(start: Any, tmp_path: Path) -> None:
@@ -100,7 +106,9 @@ def test_an_interpreter_that_does_not_start_is_named(start: Any, interpreter: st
 
 
 def test_a_log_that_cannot_be_written_is_named(start: Any, tmp_path: Path) -> None:
-    with pytest.raises(StepalignError, match="the torch worker's log .*/nowhere/torch.log cannot be written: No such file"):
+    with pytest.raises(
+        StepalignError, match="the torch worker's log .*/nowhere/torch.log cannot be written: No such file"
+    ):
         start(log=tmp_path / "nowhere" / "torch.log")
 
 
@@ -192,7 +200,8 @@ def test_stopping_what_has_ended_takes_no_time(start: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "name"), [(-9, "SIGKILL(-9)"), (-11, "SIGSEGV(-11)"), (1, "exit code 1"), (78, "exit code 78"), (-63, "signal 63")]
+    ("code", "name"),
+    [(-9, "SIGKILL(-9)"), (-11, "SIGSEGV(-11)"), (1, "exit code 1"), (78, "exit code 78"), (-63, "signal 63")],
 )
 def test_exit_codes_have_names(code: int, name: str) -> None:
     assert name_exit(code) == name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from stepalign.coordinator.switchboard import Switchboard
 from stepalign.coordinator.worker_process import WorkerProcess, WorkerSpec
 
 
-def main(fault: str, note: str) -> None:
-    private = Path(tempfile.mkdtemp())
+def main(fault: str, note: str, folder: str) -> None:
+    private = Path(folder)
     board = Switchboard(private, lambda: None)
     spec = WorkerSpec(
         "torch",

@@ -209,8 +209,17 @@ def describe_tensors(model: Any) -> Tuple[TensorSpec, ...]:
     layout = "out_in" if SIDE == "torch" else "in_out"
     return tuple(
         TensorSpec(
-            name, "parameter", array.shape, array.dtype.name, True, "fc", "Linear", name[3:],
-            layout if array.ndim == 2 else "", (), name,
+            name,
+            "parameter",
+            array.shape,
+            array.dtype.name,
+            True,
+            "fc",
+            "Linear",
+            name[3:],
+            layout if array.ndim == 2 else "",
+            (),
+            name,
         )  # fmt: skip
         for name, array in read_parameters(model).items()
     )
@@ -245,8 +254,13 @@ TWIN = SimpleNamespace(
     cast_model=lambda model, dtype: model.update({name: array.astype(dtype) for name, array in model.items()}),
     set_mode=lambda model, mode: None,
     describe_tensors=describe_tensors,
-    describe_modules=lambda model: (ModuleSpec("", "Model", "Model", False), ModuleSpec("fc", "Linear", "Linear", False)),
-    describe_optimizer=lambda optimizer, model: OptimizerSpec("SGD", "SGD", (GroupSpec(tuple(model), {"lr": optimizer["lr"][0]}),)),
+    describe_modules=lambda model: (
+        ModuleSpec("", "Model", "Model", False),
+        ModuleSpec("fc", "Linear", "Linear", False),
+    ),
+    describe_optimizer=lambda optimizer, model: OptimizerSpec(
+        "SGD", "SGD", (GroupSpec(tuple(model), {"lr": optimizer["lr"][0]}),)
+    ),
     describe_scheduler=lambda scheduler: None,
     read_parameters=read_parameters,
     read_buffers=lambda model: {},

@@ -30,8 +30,19 @@ def try_to_read(frames: list[bytes]) -> Message | None:
     return None
 
 
-scalars = st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | st.text(max_size=20) | st.binary(max_size=8)
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=8)
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
 
 
 @settings(max_examples=300)
@@ -76,7 +87,11 @@ def test_one_changed_field_is_a_message_or_a_protocol_error(data: st.DataObject)
 
 
 @settings(max_examples=100)
-@given(st.lists(st.integers(0, 1 << 62), max_size=6), st.sampled_from(["uint8", "float64", "complex128"]), st.integers(0, 1 << 62))
+@given(
+    st.lists(st.integers(0, 1 << 62), max_size=6),
+    st.sampled_from(["uint8", "float64", "complex128"]),
+    st.integers(0, 1 << 62),
+)
 def test_no_array_header_makes_memory_grow(shape: list[int], dtype: str, offset: int) -> None:
     header = msgpack.packb([1, "Weights", {"tensors": {"a": [0, offset - offset % 64, dtype, shape]}}])
     tracemalloc.start()

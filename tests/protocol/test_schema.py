@@ -43,7 +43,13 @@ def outer(**changes: Any) -> dict[str, Any]:
 
 def test_values_become_dataclasses_with_their_defaults_and_back() -> None:
     value = outer(
-        flag=True, maybe=2, mode=3, list_of=[{"number": 1}], pairs=[["a", 1]], table={"k": {"number": 2, "ratio": 3}}, free={"x": [1]}
+        flag=True,
+        maybe=2,
+        mode=3,
+        list_of=[{"number": 1}],
+        pairs=[["a", 1]],
+        table={"k": {"number": 2, "ratio": 3}},
+        free={"x": [1]},
     )
     read = from_plain(Outer, value)
     assert read == Outer(
@@ -90,11 +96,19 @@ def test_a_union_keeps_the_type_that_came(scalar: Any, kind: type) -> None:
         ({"pairs": [["a", 1], [1, "a"]]}, "pairs[1][0]", "expected a string, got 1"),
         ({"table": {"k": {"numbr": 1}}}, "table.k.numbr", "unknown key; did you mean 'number'?"),
         ({"table": {5: {}}}, "table", "a key is a string, got 5"),
-        ({"scalar": {}}, "scalar", "expected true or false or a whole number or a number or a string or a list, got {}"),
+        (
+            {"scalar": {}},
+            "scalar",
+            "expected true or false or a whole number or a number or a string or a list, got {}",
+        ),
         ({"scalar": [1, "x"]}, "scalar[1]", "expected a whole number or a number, got 'x'"),
         ({"either": {"number": "x"}}, "either.number", "expected a whole number, got 'x'"),
         ({"either": 3}, "either", "expected a table or a string, got 3"),
-        ({"free": datetime.date(2020, 1, 1)}, "free", "expected a string, a number, true or false, a list or a table, got"),
+        (
+            {"free": datetime.date(2020, 1, 1)},
+            "free",
+            "expected a string, a number, true or false, a list or a table, got",
+        ),
         ({"free": {"a": [0, b"x"]}}, "free.a[1]", "expected a string, a number"),
         ({"free": {1: 2}}, "free", "a key is a string, got 1"),
         ({"array": [0, 0, "float32", [1]]}, "array", "expected an array, got [0, 0, 'float32', [1]]"),

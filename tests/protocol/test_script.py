@@ -47,7 +47,9 @@ def test_a_script_is_loaded_with_its_neighbours(write: Any, tmp_path: Path) -> N
 
 
 def test_classes_of_a_script_know_their_module(write: Any, tmp_path: Path) -> None:
-    path = write("from dataclasses import dataclass\nfrom typing import Optional\n@dataclass\nclass Config:\n    a: 'Optional[int]' = 1\n")
+    path = write(
+        "from dataclasses import dataclass\nfrom typing import Optional\n@dataclass\nclass Config:\n    a: 'Optional[int]' = 1\n"
+    )
     module = load_script(path, tmp_path)
     assert sys.modules[module.Config.__module__] is module
 
@@ -63,7 +65,11 @@ def test_a_script_may_be_named_like_any_module(write: Any, tmp_path: Path, name:
     path = write("from stepalign.protocol import errors\nimport numpy, json\nx = numpy.ones(1)\n", name)
     module = load_script(path, tmp_path)
     assert module.__file__ == str(path)
-    assert (sys.modules["json"], sys.modules["numpy"], sys.modules["stepalign.protocol"]) == (json, numpy, stepalign.protocol)
+    assert (sys.modules["json"], sys.modules["numpy"], sys.modules["stepalign.protocol"]) == (
+        json,
+        numpy,
+        stepalign.protocol,
+    )
 
 
 def error_of(path: Path, folder: Path) -> ScriptError:
@@ -79,7 +85,11 @@ def error_of(path: Path, folder: Path) -> ScriptError:
         ("x = 1 +\n", "importing side_under_test.py raised SyntaxError: invalid syntax", "SyntaxError: invalid syntax"),
         ("  x = 1\n", "raised IndentationError: unexpected indent", "IndentationError: unexpected indent"),
         ("1 / 0\n", "raised ZeroDivisionError: division by zero", "ZeroDivisionError: division by zero"),
-        ("import no_such_module_here\n", "raised ModuleNotFoundError: No module named 'no_such_module_here'", "ModuleNotFoundError"),
+        (
+            "import no_such_module_here\n",
+            "raised ModuleNotFoundError: No module named 'no_such_module_here'",
+            "ModuleNotFoundError",
+        ),
         ("raise SystemExit(3)\n", "raised SystemExit: 3", "SystemExit: 3"),
         ("from stepalign.workers import Trainng\n", "raised ImportError: cannot import name 'Trainng'", "ImportError"),
     ],
@@ -119,8 +129,27 @@ def test_a_missing_function_is_told_with_those_that_there_are(write: Any, tmp_pa
         find_function(load_script(path, tmp_path), "build", path)
 
 
+@pytest.mark.parametrize("text", ["def build(): pass", "def build(case, more): pass", "build = type('B', (), {})"])
+def test_a_function_that_does_not_take_the_case_alone_is_told(write: Any, tmp_path: Path, text: str) -> None:
+    path = write(text + "\n")
+    with pytest.raises(
+        CaseError, match=r"side_under_test.py: build is called with one argument: def build\(case\): ..."
+    ):
+        find_function(load_script(path, tmp_path), "build", path)
+
+
+@pytest.mark.parametrize(
+    "text", ["build = print", "def build(case, more=1): pass", "build = lambda *a, **k: 1", "build = dict"]
+)
+def test_any_function_that_takes_the_case_will_do(write: Any, tmp_path: Path, text: str) -> None:
+    path = write(text + "\n")
+    assert callable(find_function(load_script(path, tmp_path), "build", path))
+
+
 def test_a_traceback_begins_at_the_first_frame_in_the_case(write: Any, tmp_path: Path) -> None:
-    path = write("import json\ndef build(case):\n    return helper(case)\ndef helper(case):\n    return json.loads('{')\n")
+    path = write(
+        "import json\ndef build(case):\n    return helper(case)\ndef helper(case):\n    return json.loads('{')\n"
+    )
     build = find_function(load_script(path, tmp_path), "build", path)
     with pytest.raises(ScriptError, match="build raised JSONDecodeError") as caught:
         call_script("build", tmp_path, lambda: build(None))

@@ -13,7 +13,15 @@ import zmq
 from stepalign.protocol import sockets
 from stepalign.protocol.errors import ProtocolError
 from stepalign.protocol.messages import Batch, Finish, Finished, SendWeights
-from stepalign.protocol.sockets import MAX_IPC_PATH_BYTES, bind_router, connect_dealer, ipc_endpoint, receive, receive_from, send
+from stepalign.protocol.sockets import (
+    MAX_IPC_PATH_BYTES,
+    bind_router,
+    connect_dealer,
+    ipc_endpoint,
+    receive,
+    receive_from,
+    send,
+)
 
 
 @pytest.fixture

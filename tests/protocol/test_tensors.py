@@ -178,7 +178,9 @@ WRONG_HEADERS = {
 
 
 @pytest.mark.parametrize(
-    ("header", "message"), [(header, message) for message, headers in WRONG_HEADERS.items() for header in headers], ids=str
+    ("header", "message"),
+    [(header, message) for message, headers in WRONG_HEADERS.items() for header in headers],
+    ids=str,
 )
 def test_a_wrong_header_is_refused_with_the_fields_path(header: Any, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):

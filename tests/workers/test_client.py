@@ -107,7 +107,9 @@ def test_loaded_weights_are_read_back_and_nothing_differs(desk: Desk) -> None:
 )
 def test_a_weight_that_is_held_otherwise_is_reported_as_it_is_held(desk: Desk, held: np.ndarray) -> None:
     access = desk.access()
-    desk.client.serve_state(StateAccess(access.read_tensors, lambda arrays: desk.held.update(w=held), access.write_optimizer_state))
+    desk.client.serve_state(
+        StateAccess(access.read_tensors, lambda arrays: desk.held.update(w=held), access.write_optimizer_state)
+    )
     desk.say(messages.LoadWeights({"w": np.array([1, 2, 3], np.float32)}), BATCH)
     desk.client.next_batch()
     answer = desk.hear()

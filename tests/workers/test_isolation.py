@@ -36,12 +36,22 @@ def run(code: str, folder: Path, framework: str = "paddle") -> Any:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import torch", "import torch.nn", "from torch import nn", "importlib.import_module('torch')", "__import__('torch')", "import user"],
+    [
+        "import torch",
+        "import torch.nn",
+        "from torch import nn",
+        "importlib.import_module('torch')",
+        "__import__('torch')",
+        "import user",
+    ],
 )
 def test_every_way_to_import_torch_on_the_paddle_side_fails_with_the_reason(tmp_path: Path, statement: str) -> None:
     done = run(statement, tmp_path)
     assert done.returncode == 1
-    assert "ForbiddenImport: the paddle side must not import torch: the two frameworks never share a process." in done.stderr
+    assert (
+        "ForbiddenImport: the paddle side must not import torch: the two frameworks never share a process."
+        in done.stderr
+    )
     assert "Remove the import of torch from the paddle side's script" in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""The control's noise: half of the elements, one ULP each, the same for the same step."""
+"""The control's noise: half of the elements, by an ULP (float64: by a part of 1e-8), the same for the same step."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stepalign.workers.jitter import move_half
+from stepalign.workers.jitter import FLOAT64_STEP, move_half
 
-BITS = {"float16": np.int16, "float32": np.int32, "float64": np.int64}
+BITS = {"float16": np.int16, "float32": np.int32}
 
 
 def ulps(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -30,6 +30,17 @@ def test_half_of_the_elements_move_by_exactly_one_ulp_either_way(dtype: str) -> 
     assert moved.dtype == array.dtype and moved.shape == array.shape
     steps = ulps(array, moved)
     assert set(np.unique(steps)) == {-1, 0, 1}
+    for step, share in ((0, 0.5), (1, 0.25), (-1, 0.25)):
+        assert abs(np.mean(steps == step) - share) < 0.03
+
+
+def test_half_of_the_elements_move_by_the_float64_step_either_way() -> None:
+    array = np.random.default_rng(0).normal(size=(100, 100))
+    moved = move_half({"w": array}, 3)["w"]
+    assert moved.dtype == array.dtype and moved.shape == array.shape
+    relative = moved / array - 1
+    steps = np.sign(relative)
+    np.testing.assert_allclose(np.abs(relative), np.abs(steps) * FLOAT64_STEP, rtol=1e-6)
     for step, share in ((0, 0.5), (1, 0.25), (-1, 0.25)):
         assert abs(np.mean(steps == step) - share) < 0.03
 

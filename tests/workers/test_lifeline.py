@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,6 @@ DOING = {
     "stopped": "afterHello=SIGSTOP",
     "deaf to SIGTERM": "afterHello=hang_deaf",
     "in native code, with a child of its own": "afterHello=fork",
-    "having closed all files that it inherited": "afterHello=close_files",
 }
 
 
@@ -33,15 +34,15 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("doing", DOING)
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=lambda end: end.name)
+ENDS = [(doing, signal.SIGKILL) for doing in DOING] + [("stopped", signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(("doing", "end"), ENDS)
 def test_a_worker_and_its_children_are_gone_two_seconds_after_the_coordinator(
     tmp_path: Path, wait_until: Any, doing: str, end: signal.Signals
 ) -> None:
-    if end is signal.SIGTERM and not doing.startswith(("stopped", "in native")):
-        pytest.skip("the same as by SIGKILL")
-    note = tmp_path / "note"
-    command = [sys.executable, str(DOUBLES / "coordinator.py"), DOING[doing], str(note)]
+    note, private = tmp_path / "note", tempfile.mkdtemp()
+    command = [sys.executable, str(DOUBLES / "coordinator.py"), DOING[doing], str(note), private]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as coordinator:
         assert coordinator.stdout is not None
         worker = int(coordinator.stdout.readline())
@@ -53,6 +54,23 @@ def test_a_worker_and_its_children_are_gone_two_seconds_after_the_coordinator(
         coordinator.wait()
     wait_until(lambda: all(is_gone(pid) for pid in pids), 2)
     assert time.monotonic() - died < 2
+    shutil.rmtree(private)
+
+
+def test_a_worker_that_closed_what_it_inherited_is_gone_too() -> None:
+    code = (
+        "import os, sys, time\nfrom stepalign.workers import lifeline\n"
+        "lifeline.hold(0)\ntime.sleep(0.1)\nos.closerange(3, 256)\nos.close(0)\n"
+        "print('closed', flush=True)\nwhile True: pass\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as worker:
+        assert worker.stdin is not None and worker.stdout is not None
+        assert worker.stdout.readline() == "closed\n"
+        assert worker.poll() is None
+        worker.stdin.close()
+        assert worker.wait(2) == -signal.SIGKILL
 
 
 def test_a_worker_that_starts_without_a_coordinator_ends_at_once(tmp_path: Path) -> None:
@@ -75,7 +93,9 @@ def test_the_lifeline_is_not_inherited_by_programs_that_a_worker_starts(tmp_path
         "print(subprocess.run(command, close_fds=False, stderr=subprocess.DEVNULL).returncode)\n"
         "sys.stdout.flush()\nos._exit(0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], timeout=20, start_new_session=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=20, start_new_session=True, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "1", done.stderr
 
 

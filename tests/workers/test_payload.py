@@ -14,7 +14,18 @@ from stepalign.protocol import messages
 from stepalign.protocol.errors import EnvironmentFailure, WorkerFailure
 
 ROOT = Path(__file__).parents[2]
-HOSTILE = ("protocol", "workers", "coordinator", "stepalign", "numpy", "zmq", "msgpack", "json", "site", "sitecustomize")
+HOSTILE = (
+    "protocol",
+    "workers",
+    "coordinator",
+    "stepalign",
+    "numpy",
+    "zmq",
+    "msgpack",
+    "json",
+    "site",
+    "sitecustomize",
+)
 RAISES = "raise RuntimeError('a file of the working directory was imported')\n"
 
 
@@ -64,7 +75,7 @@ def test_the_archive_runs_in_a_hostile_working_directory(stage: Any, payload: Pa
     assert worker.log_tail() == ""
 
 
-USERS_OWN = '''
+USERS_OWN = """
 import coordinator, protocol, workers
 from protocol.parts import VALUE
 from stepalign.workers import Training
@@ -77,7 +88,7 @@ for name in ("coordinator", "protocol", "workers"):
 
 def build(case):
     return Training(model={{}}, loss=None, optimizer={{"lr": [0.5]}})
-'''
+"""
 
 
 def test_a_users_own_modules_of_our_names_keep_working(stage: Any, make_case: Any, tmp_path: Path) -> None:
@@ -98,7 +109,9 @@ def test_a_worker_without_its_framework_says_so_with_the_command_that_mends_it(
 ) -> None:
     empty = make_case() / "nothing"
     empty.mkdir()
-    (empty / "torch.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')\n", encoding="utf-8")
+    (empty / "torch.py").write_text(
+        "raise ImportError('libcudart.so.12: cannot open shared object file')\n", encoding="utf-8"
+    )
     stage.start(payload=payload, env={"PYTHONPATH": str(empty)})
     stage.switchboard.greet(30)
     case = make_case()

@@ -1,0 +1,41 @@
+"""Full measures for what needs them: of each kind the worst, and the elements that are out of tolerance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, List, Mapping, Tuple
+
+import numpy as np
+
+from stepalign.coordinator.comparison.comparison import Comparison, nearness
+from stepalign.coordinator.comparison.measures import measure
+
+Arrays = Dict[str, np.ndarray]
+
+
+def complete_worst(
+    comparisons: List[Comparison], compared: Mapping[Tuple[str, str], Tuple[np.ndarray, np.ndarray]]
+) -> List[Comparison]:
+    """Measure in full, of each kind, the comparison that came nearest to its tolerance; the others were screened."""
+    worst: Dict[str, int] = {}
+    for number, item in enumerate(comparisons):
+        if item.measures is not None and (
+            item.kind not in worst or nearness(item) > nearness(comparisons[worst[item.kind]])
+        ):
+            worst[item.kind] = number
+    completed = list(comparisons)
+    for number in worst.values():
+        item = comparisons[number]
+        if item.measures is not None and not item.measures.complete and (item.kind, item.name) in compared:
+            completed[number] = replace(item, measures=measure(*compared[item.kind, item.name], item.rtol, item.atol))
+    return completed
+
+
+def suspects(values: Comparison, pair: Tuple[Arrays, Arrays]) -> np.ndarray:
+    """Return the flat indices of the elements that a comparison found out of tolerance."""
+    if values.measures is None or not values.measures.outside:
+        return np.empty(0, np.int64)
+    torch, paddle = pair[0][values.name], pair[1][values.name]
+    with np.errstate(all="ignore"):
+        outside = np.abs(paddle - torch) > values.atol + values.rtol * np.abs(torch)
+    return np.flatnonzero(outside)
