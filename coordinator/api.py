@@ -139,7 +139,12 @@ class Outcome:
         if result.error is not None:
             rows.append(("error", result.error.message))
         if place is not None:
-            details = (wording.place_line(place), wording.values_line(place), wording.measures_line(place), place.reason)
+            details = (
+                wording.place_line(place),
+                wording.values_line(place),
+                wording.measures_line(place),
+                place.reason,
+            )
             rows.append(("where", "\n".join(detail for detail in details if detail)))
         if causes:
             title = f"{wording.kind_words(causes[0].code)}, confidence {wording.percent(causes[0].confidence)}"

@@ -32,14 +32,16 @@ def told_to_ci(command: Callable[[argparse.Namespace], int]) -> Callable[[argpar
     @functools.wraps(command)
     def call(options: argparse.Namespace) -> int:
         junit: Path | None = getattr(options, "junit", None)
+        has_room = False
         try:
             if junit is not None:
                 _make_room(junit)
+                has_room = True
             return command(options)
         except StepalignError as error:
             name = getattr(getattr(options, "case", None), "name", "") or command.__name__
             _annotate("error", {"title": f"stepalign: {name}"}, str(error))
-            if junit is not None and junit.parent.is_dir() and not junit.is_dir():
+            if junit is not None and has_room:
                 write_bytes(junit, junit_of_error(name, error))
             raise
 
@@ -147,7 +149,9 @@ def _kind_case(result: Result, kind: str) -> ElementTree.Element:
 
 
 def _case(class_name: str, name: str) -> ElementTree.Element:
-    return ElementTree.Element("testcase", {"classname": _legal(f"stepalign.{class_name}"), "name": name, "time": "0.000"})
+    return ElementTree.Element(
+        "testcase", {"classname": _legal(f"stepalign.{class_name}"), "name": name, "time": "0.000"}
+    )
 
 
 def _complain(case: ElementTree.Element, tag: str, kind: str, message: str, text: str) -> None:
@@ -160,14 +164,14 @@ def _legal(text: str) -> str:
 
 
 def _make_room(junit: Path) -> None:
-    """Find out before a run of hours that its file has no place."""
+    """Find out before a run of hours that its file has no place; take away the file of an earlier run."""
     try:
         junit.parent.mkdir(parents=True, exist_ok=True)
+        junit.unlink(missing_ok=True)
     except OSError as error:
-        raise CaseError(f"--junit {junit}: {junit.parent} cannot be made: {error.strerror}") from None
-    if junit.is_dir() or not os.access(junit.parent, os.W_OK):
-        found = "is a folder" if junit.is_dir() else f"is in {junit.parent}, which cannot be written to"
-        raise CaseError(f"--junit {junit}: expected a file's name, but it {found}")
+        raise CaseError(f"--junit {junit}: cannot be written: {error.strerror}; name another file") from None
+    if not os.access(junit.parent, os.W_OK):
+        raise CaseError(f"--junit {junit}: {junit.parent} cannot be written to; name a file elsewhere")
 
 
 # ---------------------------------------------------------------------------------------------- GitHub

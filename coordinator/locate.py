@@ -19,10 +19,10 @@ from stepalign.coordinator.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison, compare_values
 from stepalign.coordinator.comparison.tolerances import tolerances
 from stepalign.coordinator.diagnosis.loss_formula import LossSite, loss_outputs
-from stepalign.coordinator.lockstep import StepPair, StepPlan
-from stepalign.coordinator.members import Crew, both
+from stepalign.coordinator.lockstep import StepPair
+from stepalign.coordinator.members import Crew
 from stepalign.coordinator.naming import NameMap
-from stepalign.coordinator.session import Session
+from stepalign.coordinator.replay import replay_steps
 from stepalign.protocol.errors import StepalignError
 from stepalign.protocol.messages import Named
 
@@ -85,7 +85,7 @@ def locate(
     step = failure.step
     repeated: List[StepPair] = []
     try:
-        pair = _replay(case, crew, folder, (step,), ("*",), batches, on_tick, repeated)[0]
+        pair = replay_steps(case, crew, folder, (step,), ("*",), batches, on_tick, repeated).pairs[0]
     except StepalignError:
         return None
     torch, paddle = (side.tensors.get("activation", {}) for side in (pair.reference, pair.candidate))
@@ -121,41 +121,8 @@ def replay_loss_sites(
     on_tick: Callable[[], None],
 ) -> List[Optional[LossSite]]:
     """Return what the losses of some steps were computed from; None for a step whose model was not called as a whole."""
-    pairs = _replay(case, crew, folder, steps, (_ROOT,), batches, on_tick)
+    pairs = replay_steps(case, crew, folder, steps, (_ROOT,), batches, on_tick).pairs
     return [_loss_site(pair, names, batches) for pair in pairs]
-
-
-def _replay(
-    case: Case,
-    crew: Crew,
-    folder: Path,
-    steps: Sequence[int],
-    patterns: Tuple[str, ...],
-    batches: BatchSource,
-    on_tick: Callable[[], None],
-    repeated: Optional[List[StepPair]] = None,
-) -> List[StepPair]:
-    """Run the case again up to the last of ``steps``; return those, with the outputs of the modules that fit ``patterns``.
-
-    Where the only step is the first, ``repeated`` gets a second run of it from the same weights.
-    """
-    found: List[StepPair] = []
-    with Session(case, both(case, crew, folder), "train", on_tick) as session:
-        session.start()
-        session.build()
-        initial = session.exchange_weights()
-        plan = StepPlan(
-            0,
-            max(steps) + 1,
-            lambda number: (*(("activation",) if number in steps else ()), *_for_resync(case, number)),
-            lambda number: patterns if number in steps else (),
-            case.file.compare.resync,
-        )
-        session.step(plan, batches, lambda pair: found.append(pair) if pair.step in steps else None)
-        if repeated is not None and tuple(steps) == (0,) and case.file.compare.dropout == "own":
-            session.load_weights(initial)
-            session.step(StepPlan(0, 1, lambda number: (), lambda number: ()), batches, repeated.append)
-    return found
 
 
 def _is_loss(found: Located) -> bool:
@@ -185,12 +152,17 @@ def _output_partner(named: str, array: np.ndarray, paddle: Named) -> Optional[st
     return close[0] if len(close) == 1 else None
 
 
+def compare_modules(case: Case, names: NameMap, torch: Named, paddle: Named, step: int) -> Dict[str, Comparison]:
+    """Compare all that both sides recorded of a step's modules, in the order in which torch's calls ended."""
+    tolerance = tolerances(case.file.dtype, case.file.tolerance)["activation"]
+    allowed = tolerance.of_tensor * (1.0 if step == 0 else _LATER_STEP_ALLOWANCE)
+    return dict(_compare_all(torch, paddle, dict(names.modules), step, allowed, tolerance.rtol, tolerance.atol))
+
+
 def find_first(case: Case, names: NameMap, torch: Named, paddle: Named, step: int) -> Optional[Located]:
     """Return the first output, in forward order, or else the first output's gradient from the loss back, that differs."""
     paths = dict(names.modules)
-    tolerance = tolerances(case.file.dtype, case.file.tolerance)["activation"]
-    allowed = tolerance.of_tensor * (1.0 if step == 0 else _LATER_STEP_ALLOWANCE)
-    comparisons = dict(_compare_all(torch, paddle, paths, step, allowed, tolerance.rtol, tolerance.atol))
+    comparisons = compare_modules(case, names, torch, paddle, step)
     outputs = [key for key in comparisons if "@" not in key]
     good = ""
     for key in outputs:
@@ -347,8 +319,3 @@ def _partner(key: str, paths: Dict[str, str]) -> str:
     shown = "<model>" if key.startswith("<model>") else module
     there = paths.get(module, module) if module else "<model>"
     return there + key[len(shown) :]
-
-
-def _for_resync(case: Case, step: int) -> Tuple[str, ...]:
-    resync = case.file.compare.resync
-    return ("parameter", "optimizer_state", "buffer") if resync and (step + 1) % resync == 0 else ()

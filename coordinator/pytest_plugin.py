@@ -87,9 +87,7 @@ class CaseRunner:
 
         return self._run(self._defaults.get("case") if case is None else case, call, check)
 
-    def _run(
-        self, case: str | os.PathLike[str] | None, call: Callable[[Path, Path], Outcome], check: bool
-    ) -> Outcome:
+    def _run(self, case: str | os.PathLike[str] | None, call: Callable[[Path, Path], Outcome], check: bool) -> Outcome:
         self.calls += 1
         if case is None:
             _fail("stepalign: no case: give stepalign_run its folder, or the test @pytest.mark.stepalign(case=...)")
@@ -183,7 +181,9 @@ def pytest_stepalign_after_body(item: pytest.Item) -> None:
     """Fail a marked test that asked for `stepalign_run` and never called it."""
     runner = _runner_of(item)
     if runner is not None and not runner.calls:
-        _fail("stepalign: the test is marked stepalign and takes stepalign_run, but never called it: nothing was compared")
+        _fail(
+            "stepalign: the test is marked stepalign and takes stepalign_run, but never called it: nothing was compared"
+        )
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -217,8 +217,14 @@ def _marked_settings(item: pytest.Item) -> dict[str, Any]:
 def _settings_of(item: pytest.Item, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(kwargs) - set(_KEYS))
     if unknown or len(args) > 1 or (args and "case" in kwargs):
-        found = f"unknown {', '.join(unknown)}" if unknown else f"{len(args)} without a name and {', '.join(kwargs) or 'none'}"
-        _fail(f"stepalign: the marker of {item.nodeid} takes the case and {', '.join(_KEYS[1:])} by name; found {found}")
+        found = (
+            f"unknown {', '.join(unknown)}"
+            if unknown
+            else f"{len(args)} without a name and {', '.join(kwargs) or 'none'}"
+        )
+        _fail(
+            f"stepalign: the marker of {item.nodeid} takes the case and {', '.join(_KEYS[1:])} by name; found {found}"
+        )
     return {**({"case": args[0]} if args else {}), **kwargs}
 
 

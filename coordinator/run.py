@@ -23,6 +23,7 @@ from stepalign.coordinator.lockstep import StepPair, StepPlan
 from stepalign.coordinator.members import both, find_crew
 from stepalign.coordinator.recorder import Recorder
 from stepalign.coordinator.records import STEPS_NAME, StepsLog, create_run_folder
+from stepalign.coordinator.replay import write_case_record
 from stepalign.coordinator.result import Result
 from stepalign.coordinator.run_state import Run, Watcher
 from stepalign.coordinator.schedule import at_milestones, compare_schedules, defines_schedule
@@ -42,6 +43,7 @@ def run_case(case: Case, out: Optional[Path], watcher: Watcher) -> Tuple[Result,
     folder = create_run_folder(case.name, now=datetime.datetime.now(), out=out)
     watcher.folder(folder)
     run = Run(case, folder)
+    write_case_record(folder, case)
     try:
         _drive(run, watcher)
         _compare_schedules(run, watcher)

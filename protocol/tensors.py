@@ -82,6 +82,7 @@ class FrameReader:
     def __init__(self, frames: Sequence[Buffer]) -> None:
         self._frames = frames
         self._used: Set[int] = set()
+        self._taken_size_bytes: Dict[int, int] = {}
 
     def get(self, header: Any, path: str) -> np.ndarray:
         """Return the read-only array that ``header`` stands for; aligned, C-ordered.
@@ -98,6 +99,9 @@ class FrameReader:
             raise ProtocolError(
                 f"{path}: {name}{list(shape)} needs {size_bytes} bytes, but frame {index} has {available} at {offset}"
             )
+        self._taken_size_bytes[index] = self._taken_size_bytes.get(index, 0) + size_bytes
+        if self._taken_size_bytes[index] > frame.nbytes or (index and index in self._used):
+            raise ProtocolError(f"{path}: the bytes of frame {index} were given to another array already")
         self._used.add(index)
         if not count:
             array = _empty(shape, dtype, path)

@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_schedule(commands)
     _add_compare(commands)
     _add_report(commands)
+    _add_replay(commands)
     _add_init(commands)
     _add_env(commands)
     _add_doctor(commands)
@@ -109,6 +110,15 @@ def _add_report(commands: Commands) -> None:
     parser = _command(commands, "report", "rebuild the views of a run folder and print its verdict", "reporting:report")
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     parser.add_argument("--json", action="store_true", help="print result.json instead of the table")
+
+
+def _add_replay(commands: Commands) -> None:
+    parser = _command(
+        commands, "replay", "repeat a run up to a step and compare every module's output there", "replaying:replay"
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    parser.add_argument("--step", type=int, required=True, metavar="N", help="the step, counted from 0")
+    parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
 
 
 def _add_init(commands: Commands) -> None:

@@ -173,7 +173,9 @@ def test_a_wheel_holds_every_module_and_all_package_data(wheel: Path) -> None:
         found = [path for path in (ROOT / "coordinator" / folder).iterdir() if path.is_file()]
         assert found
         expected |= {f"stepalign/coordinator/{folder}/{path.name}" for path in found}
-    assert held == expected | {"stepalign/py.typed"}
+    expected |= {f"stepalign/{path.name}" for path in (ROOT / "protocol" / "_root").iterdir() if path.is_file()}
+    assert "stepalign/py.typed" in expected
+    assert held == expected
 
 
 def test_an_installed_wheel_works_away_from_the_sources(wheel: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_a_correct_port_is_aligned_and_leaves_every_file_of_the_run_folder(tmp_p
     assert ended.result["steps_completed"] == 3
     assert ended.result["first_divergence"] is None
     assert {path.name for path in ended.folder.iterdir()} == {
-        "result.json", "report.html", "losses.md", "steps.jsonl", "torch.log", "paddle.log",
+        "case.json", "result.json", "report.html", "losses.md", "steps.jsonl", "torch.log", "paddle.log",
         "bp_align_torch.npy", "bp_align_paddle.npy", "bp_align_diff.log",
         "lr_align_torch.npy", "lr_align_paddle.npy", "scheduler_diff.log",
     }  # fmt: skip
@@ -197,7 +197,7 @@ def test_options_and_set_reach_both_scripts_and_the_data(tmp_path: Path) -> None
 def test_the_losses_table_and_the_logs_say_the_same(tmp_path: Path) -> None:
     ended = run(write_case(tmp_path / "logs"))
     log = (ended.folder / "bp_align_diff.log").read_text().splitlines()
-    assert [re.sub(r"^\[.*?\] ", "", line) for line in log[:2]][0] == "root INFO: loss_0: "
+    assert re.sub(r"^\[.*?\] ", "", log[0]) == "root INFO: loss_0: "
     assert log[-1].endswith("root INFO: diff check passed")
     table = (ended.folder / "losses.md").read_text()
     assert "aligned" in table and "2.13.0" in table and "3.3.1" in table
@@ -272,3 +272,13 @@ def test_a_worker_that_dies_leaves_the_finished_steps_and_its_name(tmp_path: Pat
     assert ended.result["error"]["step"] == 3 and ended.result["error"]["side"] == "torch"
     assert ended.result["steps_completed"] == 3
     assert "Fatal Python error: Segmentation fault" in (ended.folder / "torch.log").read_text()
+
+
+def test_a_run_is_replayed_from_its_folder_to_a_step_bit_by_bit(tmp_path: Path) -> None:
+    ended = run(write_case(tmp_path / "again", paddle=PADDLE_SIDE.replace("nn.functional.relu(", "nn.functional.gelu(")))
+    replayed = stepalign("replay", ended.folder, "--step", "2", "--json", cwd=tmp_path)
+    assert replayed.code == 1
+    assert replayed.result["unlike_the_run"] == []
+    modules = {module["torch_name"]: module["passed"] for module in replayed.result["modules"]}
+    assert not modules["fc2"]
+    assert stepalign("replay", ended.folder, "--step", "7", cwd=tmp_path).code == 2

@@ -278,8 +278,9 @@ def test_every_message_before_a_death_is_given_before_the_death_is_told(stage: A
 
 def test_a_worker_that_closes_what_it_inherited_is_found_dead_or_hung(stage: Any, make_case: Any) -> None:
     stage.start(fault="forward=close_files")
+    stage.switchboard.greet(LONG_S)
     with pytest.raises((WorkerFailure, DeadlineExceeded), match="torch worker"):
-        drive(stage, make_case(), timeout_s=8)
+        drive_after_greeting(stage, make_case(), 2)
 
 
 @pytest.mark.parametrize("fault", ["afterStepResult=raise", "afterStepResult=garbage"])

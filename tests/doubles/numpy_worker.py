@@ -220,7 +220,7 @@ def describe_tensors(model: Any) -> Tuple[TensorSpec, ...]:
             layout if array.ndim == 2 else "",
             (),
             name,
-        )  # fmt: skip
+        )
         for name, array in read_parameters(model).items()
     )
 

@@ -173,7 +173,9 @@ WRONG_HEADERS = {
         [0, 0, "float64", [9]], [0, 64, "float64", [1]], [0, 1 << 40, "uint8", [1]], [0, 0, "uint8", [1 << 47]],
         [0, 0, "complex128", [1 << 40, 1 << 40, 1 << 40]], [1, 0, "float64", [1]], [1, 64, "uint8", [8]],
     ],
-    "a: .* is not a shape|array is too big|needs": [[0, 0, "float64", [0, 1 << 47, 1 << 47]], [0, 0, "uint8", [0, *[1 << 47] * 20]]],
+    "a: .* is not a shape|array is too big|needs": [
+        [0, 0, "float64", [0, 1 << 47, 1 << 47]], [0, 0, "uint8", [0, *[1 << 47] * 20]],
+    ],
 }  # fmt: skip
 
 
@@ -195,6 +197,18 @@ def test_a_promise_of_gigabytes_is_refused_before_anything_is_allocated(monkeypa
     monkeypatch.setattr(tensors.np, "frombuffer", refuse)
     with pytest.raises(ProtocolError, match="needs 8589934592 bytes, but frame 0 has 64 at 0"):
         FrameReader([bytes(64)]).get([0, 0, "float64", [1 << 30]], "a")
+
+
+def test_bytes_are_given_to_one_array_only_so_that_no_message_grows_when_it_is_read() -> None:
+    reader = FrameReader([bytes(128), bytes(16)])
+    reader.get([0, 0, "float64", [8]], "a")
+    reader.get([0, 64, "float64", [8]], "b")
+    with pytest.raises(ProtocolError, match="c: the bytes of frame 0 were given to another array already"):
+        reader.get([0, 0, "float64", [1]], "c")
+    reader.get([1, 0, "float64", [2]], "d")
+    with pytest.raises(ProtocolError, match="e: the bytes of frame 1 were given to another array already"):
+        reader.get([1, 0, "float64", [2]], "e")
+    reader.get([0, 0, "float64", [0]], "nothing takes nothing")
 
 
 def test_a_frame_that_no_header_uses_is_refused() -> None:
