@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Optional
 
 from stepalign.coordinator.clipped_loss import clipping_warning, first_beyond_clipping
@@ -34,7 +35,7 @@ def judge_run(run: Run, watcher: Watcher) -> None:
             watcher.phase(f"replaying step {failure.step} to find the module")
             located = locate(run.case, run.crew, run.folder, run.session.names, failure, run.batches, watcher.tick)
         if not _clipped(run, failure, located, watcher):
-            run.divergence = divergence_of(located.first if located and located.first else failure)
+            run.divergence = divergence_of(_place(failure, located))
             run.causes = explain(_evidence(run), failure, located)
             return
     mattering = [finding for finding in run.findings if finding.matters]
@@ -50,6 +51,22 @@ def judge_run(run: Run, watcher: Watcher) -> None:
         run.divergence = divergence_of(run.schedule.failures[0])
         run.causes = run.schedule.causes()
         run.inconclusive = False
+
+
+def _place(failure: Comparison, located: Optional[Located]) -> Comparison:
+    """Return what to name as the first divergence: the output that differs first, or else what failed.
+
+    Where all outputs agree, a parameter's gradient stays the first divergence; the module that it comes through is said.
+    """
+    if located is None or located.first is None:
+        return failure
+    if not located.backward:
+        return located.first
+    where = located.paddle_module or "the model"
+    return replace(
+        failure,
+        reason=f"{failure.reason}; going back from the loss, gradients first differ at the output of {where}",
+    )
 
 
 def _clipped(run: Run, failure: Comparison, located: Optional[Located], watcher: Watcher) -> bool:

@@ -198,6 +198,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def _runner_of(item: pytest.Item) -> CaseRunner | None:
+    if item.get_closest_marker(_MARKER) is None:  # the list of fixtures is shared with other parameters of the function
+        return None
     runner: CaseRunner | None = getattr(item, "funcargs", {}).get("_stepalign_marked")
     return runner
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -81,7 +81,6 @@ class FrameReader:
 
     def __init__(self, frames: Sequence[Buffer]) -> None:
         self._frames = frames
-        self._used: Set[int] = set()
         self._taken_size_bytes: Dict[int, int] = {}
 
     def get(self, header: Any, path: str) -> np.ndarray:
@@ -99,10 +98,10 @@ class FrameReader:
             raise ProtocolError(
                 f"{path}: {name}{list(shape)} needs {size_bytes} bytes, but frame {index} has {available} at {offset}"
             )
-        self._taken_size_bytes[index] = self._taken_size_bytes.get(index, 0) + size_bytes
-        if self._taken_size_bytes[index] > frame.nbytes or (index and index in self._used):
+        taken_size_bytes = self._taken_size_bytes.get(index, 0) + size_bytes
+        if taken_size_bytes > frame.nbytes:
             raise ProtocolError(f"{path}: the bytes of frame {index} were given to another array already")
-        self._used.add(index)
+        self._taken_size_bytes[index] = taken_size_bytes
         if not count:
             array = _empty(shape, dtype, path)
         else:
@@ -114,7 +113,7 @@ class FrameReader:
 
     def finish(self) -> None:
         """Raise ProtocolError if a frame came that no header used."""
-        unused = set(range(len(self._frames))) - self._used
+        unused = set(range(len(self._frames))) - set(self._taken_size_bytes)
         if len(self._frames) > 1 and not memoryview(self._frames[0]).nbytes:
             unused.discard(0)
         if unused:

@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any, Dict, List
 
-from stepalign.coordinator.interruption import Interruption
 from stepalign.coordinator.comparison.comparison import Comparison
+from stepalign.coordinator.interruption import Interruption
 from stepalign.coordinator.recorder import describe_comparison
 from stepalign.coordinator.records import to_strict
 from stepalign.coordinator.replay_run import RunReplay, replay_run

@@ -7,6 +7,7 @@ the frameworks' known formulas. Pure: what it keeps between steps is the state b
 
 from __future__ import annotations
 
+import math
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from stepalign.coordinator.comparison.known_differences import (
     clip_norm_epsilon,
     noise_driven_running_mean,
 )
-from stepalign.coordinator.comparison.rates import pair_groups
+from stepalign.coordinator.comparison.rates import RATE_ATOL_PER_PEAK, pair_groups
 from stepalign.coordinator.comparison.screening import complete_worst, suspects
 from stepalign.coordinator.comparison.tolerances import Tolerance
 from stepalign.coordinator.comparison.update_judge import UpdateJudge, UpdateStep
@@ -57,6 +58,7 @@ class StepJudge:
         self._rate_pairs = pair_groups(names, torch, paddle)
         self._group_counts = (len(torch.optimizer.groups), len(paddle.optimizer.groups))
         self._updates = UpdateJudge(names, torch.optimizer, paddle.optimizer, dtype)
+        self._peak_rate = 0.0
         self._clips_inside = paddle.optimizer.clip is not None
         self._momenta = {
             f"{module.path}.{leaf}".lstrip("."): module.hyperparameters.get("momentum")
@@ -132,6 +134,8 @@ class StepJudge:
         tolerance = self._tolerances["lr"]
         rates = (pair.reference.lr, pair.candidate.lr)
         found = []
+        self._peak_rate = max(self._peak_rate, *(abs(rate) for rate in rates[0] if math.isfinite(rate)), 0.0)
+        atol = max(tolerance.atol, RATE_ATOL_PER_PEAK * self._peak_rate)
         for ours, theirs, factor in self._rate_pairs:
             values = (
                 np.float64(rates[0][ours]) if ours < len(rates[0]) else None,
@@ -139,9 +143,7 @@ class StepJudge:
             )
             arrays = [None if value is None else np.asarray(value) for value in values]
             name = (f"group {ours}", f"group {theirs}")
-            found.append(
-                compare_values(pair.step, "lr", *name, arrays[0], arrays[1], tolerance.rtol, tolerance.atol, exact=True)
-            )
+            found.append(compare_values(pair.step, "lr", *name, arrays[0], arrays[1], tolerance.rtol, atol, exact=True))
         return found
 
     def _judge_activations(self, pair: StepPair) -> List[Comparison]:

@@ -11,6 +11,9 @@ from stepalign.coordinator.comparison.tolerances import Tolerance
 from stepalign.coordinator.naming import NameMap
 from stepalign.protocol.specs import Declaration
 
+RATE_ATOL_PER_PEAK = 1e-15
+"""A rate that decays to nothing is rounding noise below this share of the greatest rate."""
+
 
 def compare_rates(torch: np.ndarray, paddle: np.ndarray, tolerance: Tolerance) -> List[Comparison]:
     """Return one comparison for each group and step that fails, or one that passes for each group if none does.
@@ -30,7 +33,7 @@ def compare_rates(torch: np.ndarray, paddle: np.ndarray, tolerance: Tolerance) -
             )
             continue
         ours, theirs = torch[:, group], paddle[:, group]
-        atol = max(tolerance.atol, 1e-15 * float(np.max(np.abs(ours), initial=0.0)))
+        atol = max(tolerance.atol, RATE_ATOL_PER_PEAK * float(np.max(np.abs(ours), initial=0.0)))
         steps = failing_steps(ours, theirs, tolerance.rtol, atol)
         for step in steps or [len(ours) - 1]:
             found.append(

@@ -38,7 +38,7 @@ _TABLE: Dict[str, Dict[str, Tolerance]] = {
     "float32": {
         "batch": _EXACT,
         "initial_parameter": _EXACT,
-        "lr": Tolerance(1e-10, 1e-18),
+        "lr": Tolerance(1e-11, 1e-18),
         "activation": Tolerance(0.0, 0.0, of_tensor=1e-5, per_drift=50.0),
         "loss": Tolerance(1e-5, 0.0, per_drift=5.0),
         "gradient": Tolerance(0.0, 0.0, of_tensor=2e-5, of_model=1e-6, per_drift=50.0),
@@ -49,7 +49,7 @@ _TABLE: Dict[str, Dict[str, Tolerance]] = {
     "float64": {
         "batch": _EXACT,
         "initial_parameter": _EXACT,
-        "lr": Tolerance(1e-10, 1e-18),
+        "lr": Tolerance(1e-11, 1e-18),
         "activation": Tolerance(0.0, 0.0, of_tensor=1e-6, per_drift=50.0),
         "loss": Tolerance(1e-6, 0.0, per_drift=5.0),
         "gradient": Tolerance(0.0, 0.0, of_tensor=2e-6, of_model=1e-8, per_drift=50.0),

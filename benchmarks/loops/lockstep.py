@@ -1,0 +1,92 @@
+"""A case run by stepalign in a process of its own, timed from inside: prints its times as JSON.
+
+Run as ``python -m benchmarks.loops.lockstep CASE_FOLDER OUT``. Times are of the monotonic clock; ``cpu`` holds, at the end
+of each step, the CPU seconds of this process and of each worker so far, ``rss_bytes`` this process's memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from stepalign.coordinator.case import load_case
+from stepalign.coordinator.comparison.comparison import StepJudgement
+from stepalign.coordinator.lockstep import StepPair
+from stepalign.coordinator.run import run_case
+from stepalign.coordinator.run_state import Watcher
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds, user and system, of a running process."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def rss_bytes() -> int:
+    """Return the resident memory of this process."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) << 10
+
+
+def children() -> list[int]:
+    """Return the processes that this one started and that still run."""
+    tasks = Path("/proc/self/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text(encoding="ascii").split()]
+
+
+def main(folder: Path, out: Path) -> int:
+    """Run the case and print what was measured."""
+    ends: list[float] = []
+    cpu: list[dict[str, float]] = []
+    memory: list[int] = []
+    phases: dict[str, float] = {}
+    every = 1
+
+    def phase(text: str) -> None:
+        phases[text.split()[0]] = time.monotonic()
+
+    def step(pair: StepPair, judgement: StepJudgement) -> None:
+        ends.append(time.monotonic())
+        if pair.step % every == 0:
+            found = {"coordinator": time.process_time()}
+            found.update((worker_name(pid), cpu_s(pid)) for pid in children())
+            cpu.append({"step": float(pair.step), **found})
+            memory.append(rss_bytes())
+
+    case = load_case(folder)
+    every = max(1, case.steps // 20)
+    result, _ = run_case(case, out, Watcher(phase=phase, step=step))
+    print(
+        json.dumps(
+            {
+                "verdict": result.verdict.value,
+                "first_step": phases.get("running", 0.0),
+                "phases": phases,
+                "ends": ends,
+                "cpu": cpu,
+                "rss_bytes": memory,
+                "ended": time.monotonic(),
+            }
+        )
+    )
+    return 0
+
+
+def worker_name(pid: int) -> str:
+    """Return the role in a worker's environment."""
+    try:
+        text = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return str(pid)
+    return next((item.partition(b"=")[2].decode() for item in text if item.startswith(b"STEPALIGN_ROLE=")), str(pid))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
