@@ -20,7 +20,8 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

@@ -210,7 +210,7 @@ def next_steps(result: Result) -> list[str]:
         read = f"Read {logs} in the run folder for the worker's own output."
         return [read, "`stepalign doctor` checks the environments."]
     if result.causes:
-        if result.causes[0].confidence < _SURE:
+        if max(cause.confidence for cause in result.causes) < _SURE:
             return [
                 "Nothing fits the numbers for sure: look first at the place named above, on both sides; --dtype float64 tells "
                 "rounding from a wrong formula."

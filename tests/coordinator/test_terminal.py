@@ -105,12 +105,17 @@ def test_a_failed_run_tells_its_error_where_it_was_and_which_log_to_read() -> No
     text = _printed(failed())
     assert "the torch worker died: SIGKILL(-9)" in text and "<b>last</b> line" in text
     assert "side torch, phase step, step 3, signal SIGKILL" in text
-    assert "torch.log" in text and "paddle did not start" in text
+    assert "torch.log" in text and "paddle did not get ready" in text
 
 
 def test_a_failure_without_a_side_names_both_logs() -> None:
-    text = _printed(dataclasses.replace(failed(), error=ErrorFacts("interrupted", exit_code=130)))
+    text = _printed(dataclasses.replace(failed(), error=ErrorFacts("no answer came")))
     assert "torch.log and paddle.log" in text
+
+
+def test_a_wrong_case_is_told_to_be_mended_not_the_environments() -> None:
+    text = _printed(dataclasses.replace(failed(), error=ErrorFacts("case.toml: stepz: unknown key", exit_code=2)))
+    assert "Mend what the message above names" in text and "doctor" not in text
 
 
 def test_an_inconclusive_run_says_what_settles_it() -> None:
