@@ -91,7 +91,8 @@ def page(judged: Mapping[str, Any], rule: Mapping[str, Mapping[str, Any]], when:
     silent = [port["name"] for port in ports if port["faulty"] and port["verdict"] == "aligned"]
     lines += [
         "",
-        f"Of the faulty ports stepalign put the first divergence where it was expected in {totals['located']} of {totals['to_locate']}, and its first "
+        f"Of the faulty ports stepalign put the first divergence where it was expected in {totals['located']} of "
+        f"{totals['to_locate']}, and its first "
         f"cause had an expected category in {totals['explained_first']} ({totals['named']} by a cause that says more than where).",
         f"Faulty ports that it called aligned: {', '.join(silent) or 'none'}.",
         "",
@@ -112,7 +113,8 @@ def page(judged: Mapping[str, Any], rule: Mapping[str, Mapping[str, Any]], when:
         said = rule.get(port["name"], {})
         cells = [words.get(said.get(stem), str(said.get(stem))) for stem in ("bp_align", "lr_align")]
         text = str(port["said"]).replace("|", "\\|").replace("\n", " ")[:110]
-        lines.append(f"| {port['name']} | {'yes' if port['faulty'] else ''} | {port['verdict']} | {text} | {cells[0]} | {cells[1]} |")
+        kind = "yes" if port["faulty"] else ""
+        lines.append(f"| {port['name']} | {kind} | {port['verdict']} | {text} | {cells[0]} | {cells[1]} |")
     lines += [
         "",
         "## Commands",

@@ -54,7 +54,8 @@ def test_the_biased_batch_variance_names_the_number_of_elements_and_counts_when_
 @pytest.mark.parametrize(
     ("torch", "paddle", "code"),
     [
-        ("torch.optim.RMSprop(parameters, lr=1e-3)", "paddle.optimizer.RMSProp(1e-3, rho=0.99, epsilon=1e-16, parameters=parameters)", "rmsprop_formula"),
+        ("torch.optim.RMSprop(parameters, lr=1e-3)",
+         "paddle.optimizer.RMSProp(1e-3, 0.99, 1e-16, parameters=parameters)", "rmsprop_formula"),
         ("torch.optim.Adamax(parameters, lr=1e-3)", "paddle.optimizer.Adamax(1e-3, parameters=parameters)", "adamax_formula"),
     ],
 )  # fmt: skip

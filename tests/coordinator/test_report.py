@@ -129,7 +129,7 @@ def test_a_run_that_failed_before_any_step_has_its_error_and_no_charts(tmp_path:
     page = _written(tmp_path, failed())
     assert page.scripts == {}
     assert "SIGKILL(-9)" in page.texts["error"]
-    assert "paddle did not start" in page.texts[""]
+    assert "paddle did not get ready" in page.texts[""]
     assert "torch.log" in page.texts["next"]
 
 
