@@ -14,11 +14,12 @@ import numpy as np
 
 from stepalign.coordinator.comparison.canonical import (
     Arrays,
+    Sizes,
     States,
+    canonical_arrays,
     canonical_state,
     is_noise,
     largest_slots,
-    magnitude,
     relative_drift,
 )
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
@@ -27,6 +28,7 @@ from stepalign.coordinator.comparison.known_differences import (
     clip_norm_epsilon,
     noise_driven_running_mean,
 )
+from stepalign.coordinator.comparison.measures import magnitude, spread
 from stepalign.coordinator.comparison.rates import RATE_ATOL_PER_PEAK, pair_groups
 from stepalign.coordinator.comparison.screening import complete_worst, suspects
 from stepalign.coordinator.comparison.tolerances import Tolerance
@@ -52,6 +54,8 @@ class StepJudge:
         allow_nonfinite: bool = False,
     ) -> None:
         self._names = names
+        self._paddle_names = {piece.name: piece.paddle.tensor for piece in names.pieces}
+        self._size = Sizes()
         self._tolerances = tolerances
         self._strict = strict
         self._allow_nonfinite = allow_nonfinite
@@ -73,7 +77,7 @@ class StepJudge:
 
     def begin(self, torch: Named, paddle: Named) -> Tuple[Comparison, ...]:
         """Compare the initial weights and keep them as the state before the first step."""
-        pair = self._names.canonical("torch", torch), self._names.canonical("paddle", paddle)
+        pair = canonical_arrays(self._names, "torch", torch), canonical_arrays(self._names, "paddle", paddle)
         self._before = pair
         self._initial = tuple(self._compare("initial_parameter", 0, piece.name, pair) for piece in self._names.pieces)
         return self._initial
@@ -105,19 +109,20 @@ class StepJudge:
             comparisons += self._judge_updates(pair, raw, used, state, after, floor, known)
         buffers = self._canonical(sides, "buffer")
         if buffers[0] or buffers[1]:
-            wandering = [name for name, array in raw[0].items() if is_noise(array, floor)]
+            wandering = [name for name, array in raw[0].items() if is_noise(array, floor, self._size)]
             comparisons += self._judge_buffers(pair.step, buffers, wandering, known)
         comparisons = complete_worst(comparisons, self._compared)
         self._compared = {}
         self._state_before = state
         if after[0] and after[1]:
-            self._drift = relative_drift(after, raw, floor)
+            self._drift = relative_drift(after, raw, floor, self._size)
             self._before = (
                 {**self._before[0], **after[0], **buffers[0]},
                 {**self._before[1], **after[1], **buffers[1]},
             )
         else:
             self._before = ({}, {})
+        self._size = Sizes()
         return StepJudgement(pair.step, tuple(comparisons), tuple(known), self._drift)
 
     def _judge_batch(self, pair: StepPair) -> Comparison:
@@ -174,7 +179,7 @@ class StepJudge:
     def _judge_gradients(
         self, step: int, raw: Tuple[Arrays, Arrays], used: Tuple[Arrays, Arrays], known: List[KnownDifference]
     ) -> List[Comparison]:
-        largest = max((magnitude(array) for array in raw[0].values()), default=0.0)
+        largest = max((self._size(array) for array in raw[0].values()), default=0.0)
         found = [self._judge_gradient(step, name, raw, largest) for name in self._backward_order(raw)]
         if used[0] is raw[0] and used[1] is raw[1]:
             return found
@@ -187,7 +192,7 @@ class StepJudge:
         candidate = (
             {name: (array / factor).astype(array.dtype) for name, array in used[1].items()} if explained else used[1]
         )
-        largest_used = max((magnitude(array) for array in used[0].values()), default=0.0)
+        largest_used = max((self._size(array) for array in used[0].values()), default=0.0)
         for name in self._backward_order(used):
             item = self._judge_gradient(step, name, (used[0], candidate), largest_used)
             if not item.passed:
@@ -222,7 +227,7 @@ class StepJudge:
     ) -> List[Comparison]:
         states: List[Comparison] = []
         parameters: List[Comparison] = []
-        largest = largest_slots(state[0])
+        largest = largest_slots(state[0], self._size)
         step = UpdateStep(
             pair.step, (pair.reference.lr, pair.candidate.lr), self._before, used, self._state_before, state, after
         )
@@ -230,7 +235,7 @@ class StepJudge:
             if piece.kind != "parameter":
                 continue
             name = piece.name
-            noisy = is_noise(raw[0].get(name), floor)
+            noisy = is_noise(raw[0].get(name), floor, self._size)
             rtol, atol = self._update_allowance(name, after[0].get(name), noisy)
             values = self._compare("parameter", pair.step, name, after, rtol, atol)
             judged = self._updates.judge(step, name, suspects(values, after))
@@ -315,7 +320,8 @@ class StepJudge:
         self, kind: str, step: int, name: str, pair: Tuple[Arrays, Arrays], rtol: float = 0.0, atol: float = 0.0
     ) -> Comparison:
         tensor, slash, slot = name.rpartition("/")
-        theirs = f"{self._names.paddle_name(tensor)}/{slot}" if slash else self._names.paddle_name(name)
+        paddle_name = self._paddle_names.get
+        theirs = f"{paddle_name(tensor, tensor)}/{slot}" if slash else paddle_name(name, name)
         exact = kind == "initial_parameter"
         ours, others = pair[0].get(name), pair[1].get(name)
         if ours is not None and others is not None:
@@ -327,7 +333,7 @@ class StepJudge:
         drift.
         """
         tolerance = self._tolerances[kind]
-        size = 0.0 if reference is None else magnitude(reference)
+        size = 0.0 if reference is None else self._size(reference)
         of_tensor = tolerance.of_tensor + min(tolerance.per_drift * self._drift, 0.1)
         return tolerance.rtol, tolerance.atol + of_tensor * size + tolerance.of_model * largest
 
@@ -339,13 +345,13 @@ class StepJudge:
         before = self._before[0].get(name)
         if after is None or before is None:
             return tolerance.rtol, tolerance.atol
-        update = magnitude(after - before)
+        update = spread(before, after)
         part = 2.0 if noise else tolerance.of_tensor + min(tolerance.per_drift * self._drift, 0.1)
-        drift = self._drift * magnitude(before)
+        drift = self._drift * self._size(before)
         return tolerance.rtol, tolerance.atol + part * update + drift
 
     def _noise_floor(self, gradients: Arrays) -> float:
-        largest = max((magnitude(array) for array in gradients.values()), default=0.0)
+        largest = max((self._size(array) for array in gradients.values()), default=0.0)
         return self._tolerances["gradient"].of_model * largest
 
     def _backward_order(self, gradients: Tuple[Arrays, Arrays]) -> Sequence[str]:
@@ -357,8 +363,8 @@ class StepJudge:
 
     def _canonical(self, sides: Tuple[StepResult, StepResult], kind: str) -> Tuple[Arrays, Arrays]:
         return (
-            self._names.canonical("torch", sides[0].tensors.get(kind, {})),
-            self._names.canonical("paddle", sides[1].tensors.get(kind, {})),
+            canonical_arrays(self._names, "torch", sides[0].tensors.get(kind, {})),
+            canonical_arrays(self._names, "paddle", sides[1].tensors.get(kind, {})),
         )
 
     def _used_gradients(
@@ -379,8 +385,7 @@ class StepJudge:
 
 def moved_apart(after: Tuple[Arrays, Arrays], name: str, atol: float) -> bool:
     """Say whether a parameter's values differ by more than a twentieth of what its noise may do to it."""
-    with np.errstate(all="ignore"):
-        return magnitude(after[1][name] - after[0][name]) > 0.05 * atol
+    return spread(after[0][name], after[1][name]) > 0.05 * atol
 
 
 def _noise_update(name: str, gradient: np.ndarray, floor: float) -> KnownDifference:

@@ -5,6 +5,7 @@ Arithmetic is float64 whatever the arrays hold. Nothing is broadcast: shape and 
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import dataclass
 from typing import Optional, Tuple
@@ -12,6 +13,13 @@ from typing import Optional, Tuple
 import numpy as np
 
 BLOCK_ELEMENTS = 1 << 15
+_EQUAL_ELEMENTS = 1 << 17
+_SAFELY = 1.0 - 1e-12
+"""A bound times this holds whatever way its product and its quotient were rounded."""
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_memcmp.restype = ctypes.c_int
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,11 @@ def measure(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: flo
     flat_reference, flat_candidate = _flat(reference), _flat(candidate)
     if not flat_reference.size:
         return Measures(0)
-    if _same_bytes(flat_reference, flat_candidate):
-        return _equal(flat_reference)
-    totals = _Totals()
+    if flat_reference.dtype.kind == "f" and _same_and_finite(flat_reference, flat_candidate):
+        return _equal(flat_reference, finite=True)
+    if same_bytes(flat_reference, flat_candidate):
+        return _equal(flat_reference, finite=flat_reference.dtype.kind != "f")
+    totals = _Totals(min(BLOCK_ELEMENTS, flat_reference.size))
     for start in range(0, flat_reference.size, BLOCK_ELEMENTS):
         stop = start + BLOCK_ELEMENTS
         totals.add(flat_reference[start:stop], flat_candidate[start:stop], start, rtol, atol)
@@ -69,14 +79,53 @@ def dot(one: np.ndarray, other: np.ndarray) -> float:
 def squares(reference: np.ndarray, candidate: np.ndarray) -> Tuple[float, float]:
     """Return |candidate - reference|^2 and |reference|^2, summed block by block in the arrays' own dtype."""
     ours, theirs = _flat(reference), _flat(candidate)
+    room = np.empty(min(BLOCK_ELEMENTS, ours.size), np.result_type(ours, theirs))
     apart = size = 0.0
     with np.errstate(all="ignore"):
         for start in range(0, ours.size, BLOCK_ELEMENTS):
             block = ours[start : start + BLOCK_ELEMENTS]
-            difference = theirs[start : start + BLOCK_ELEMENTS] - block
+            difference = np.subtract(theirs[start : start + BLOCK_ELEMENTS], block, out=room[: block.size])
             apart += dot(difference, difference)
             size += dot(block, block)
     return apart, size
+
+
+def spread(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """Return the greatest finite magnitude of candidate - reference, computed in the arrays' own dtype; 0.0 if there is
+    none.
+    """
+    ours, theirs = _flat(reference), _flat(candidate)
+    room = np.empty(min(BLOCK_ELEMENTS, ours.size), np.result_type(ours, theirs))
+    farthest = 0.0
+    with np.errstate(all="ignore"):
+        for start in range(0, ours.size, BLOCK_ELEMENTS):
+            block = ours[start : start + BLOCK_ELEMENTS]
+            difference = np.subtract(theirs[start : start + BLOCK_ELEMENTS], block, out=room[: block.size])
+            farthest = max(farthest, magnitude(difference))
+    return farthest
+
+
+def magnitude(array: np.ndarray) -> float:
+    """Return the greatest finite magnitude; 0.0 for an empty array."""
+    if not array.size:
+        return 0.0
+    peak = float(max(abs(float(array.max())), abs(float(array.min()))))
+    if not math.isfinite(peak):
+        finite = np.abs(array[np.isfinite(array)])
+        peak = float(finite.max()) if finite.size else 0.0
+    return peak
+
+
+def elements_outside(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: float) -> np.ndarray:
+    """Return the flat indices where |candidate - reference| > atol + rtol * |reference|, in the arrays' own dtype."""
+    ours, theirs = _flat(reference), _flat(candidate)
+    found = []
+    with np.errstate(all="ignore"):
+        for start in range(0, ours.size, BLOCK_ELEMENTS):
+            block = ours[start : start + BLOCK_ELEMENTS]
+            apart = np.abs(theirs[start : start + BLOCK_ELEMENTS] - block)
+            found.append(np.flatnonzero(apart > atol + rtol * np.abs(block)) + start)
+    return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
@@ -85,17 +134,27 @@ def _flat(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1)
 
 
-def _same_bytes(reference: np.ndarray, candidate: np.ndarray) -> bool:
-    """Compare bytes block by block, in words where they fill the block; ends at the first block that differs."""
-    ours, theirs = reference.view(np.uint8), candidate.view(np.uint8)
-    words = ours.size // 8 * 8
-    if not np.array_equal(ours[words:], theirs[words:]):
-        return False
-    ours, theirs = ours[:words].view(np.uint64), theirs[:words].view(np.uint64)
-    return all(
-        np.array_equal(ours[start : start + BLOCK_ELEMENTS], theirs[start : start + BLOCK_ELEMENTS])
-        for start in range(0, ours.size, BLOCK_ELEMENTS)
-    )
+def same_bytes(reference: np.ndarray, candidate: np.ndarray) -> bool:
+    """Say whether two C-ordered arrays of one size hold the same bytes; ends at the first that differs, without the
+    GIL.
+    """
+    return not reference.size or _memcmp(reference.ctypes.data, candidate.ctypes.data, reference.nbytes) == 0
+
+
+def _same_and_finite(reference: np.ndarray, candidate: np.ndarray) -> bool:
+    """Say whether two flat arrays of floats hold the same bytes and nothing that is not finite, reading each once."""
+    ours, theirs = reference.ctypes.data, candidate.ctypes.data
+    with np.errstate(all="ignore"):
+        for start in range(0, reference.size, _EQUAL_ELEMENTS):
+            block = reference[start : start + _EQUAL_ELEMENTS]
+            offset = start * reference.itemsize
+            if _memcmp(ours + offset, theirs + offset, block.nbytes) or not _finite(block):
+                return False
+    return True
+
+
+def _finite(block: np.ndarray) -> bool:
+    return math.isfinite(block.max()) and math.isfinite(block.min())
 
 
 def screen(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: float) -> Optional[Measures]:
@@ -108,31 +167,43 @@ def screen(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: floa
     if reference.dtype.kind != "f" or reference.dtype.itemsize < 4 or not reference.size:
         return None
     flat_reference, flat_candidate = _flat(reference), _flat(candidate)
-    apart = np.empty(min(BLOCK_ELEMENTS, flat_reference.size), reference.dtype)
+    if _same_and_finite(flat_reference, flat_candidate):
+        return _screened(flat_reference, flat_candidate, reference.shape, 0.0, 0)
+    room = np.empty((2, min(BLOCK_ELEMENTS, flat_reference.size)), reference.dtype)
     peak, position = -1.0, 0
     with np.errstate(all="ignore"):
         for start in range(0, flat_reference.size, BLOCK_ELEMENTS):
             block = flat_reference[start : start + BLOCK_ELEMENTS]
-            difference = apart[: block.size]
+            difference, allowed = room[:, : block.size]
             np.subtract(flat_candidate[start : start + BLOCK_ELEMENTS], block, out=difference)
             np.abs(difference, out=difference)
             largest = float(difference.max())
-            if not largest <= atol and not np.all(difference <= atol + rtol * np.abs(block)):
-                return None
+            if not largest <= atol:
+                np.abs(block, out=allowed)
+                np.multiply(rtol, allowed, out=allowed)
+                np.add(atol, allowed, out=allowed)
+                if not np.all(difference <= allowed):
+                    return None
             if largest > peak:
                 peak, position = largest, start + int(difference.argmax())
+    return _screened(flat_reference, flat_candidate, reference.shape, peak, position)
+
+
+def _screened(
+    reference: np.ndarray, candidate: np.ndarray, shape: Tuple[int, ...], peak: float, position: int
+) -> Measures:
     return Measures(
-        flat_reference.size,
+        reference.size,
         max_abs=peak,
-        index=tuple(int(item) for item in np.unravel_index(position, reference.shape)),
-        reference=float(flat_reference[position]),
-        candidate=float(flat_candidate[position]),
+        index=tuple(int(item) for item in np.unravel_index(position, shape)),
+        reference=float(reference[position]),
+        candidate=float(candidate[position]),
         complete=False,
     )
 
 
-def _equal(flat: np.ndarray) -> Measures:
-    nonfinite = int(flat.size - np.isfinite(flat).sum()) if flat.dtype.kind == "f" else 0
+def _equal(flat: np.ndarray, finite: bool) -> Measures:
+    nonfinite = 0 if finite else int(flat.size - np.count_nonzero(np.isfinite(flat)))
     first = float(flat[0])
     return Measures(
         flat.size,
@@ -147,7 +218,7 @@ def _equal(flat: np.ndarray) -> Measures:
 class _Totals:
     """What accumulates from block to block."""
 
-    def __init__(self) -> None:
+    def __init__(self, block: int) -> None:
         self.max_abs = -1.0
         self.position = 0
         self.max_rel = 0.0
@@ -157,33 +228,52 @@ class _Totals:
         self.difference_square = self.reference_square = self.candidate_square = self.product = 0.0
         self.reference_nonfinite = self.candidate_nonfinite = 0
         self.nonfinite_at: Optional[int] = None
+        self._room = np.empty((4, block), np.float64)
 
     def add(self, reference: np.ndarray, candidate: np.ndarray, start: int, rtol: float, atol: float) -> None:
-        wide_reference = reference.astype(np.float64)
-        wide_candidate = candidate.astype(np.float64)
+        wide_reference, wide_candidate, difference, room = self._room[:, : reference.size]
+        np.copyto(wide_reference, reference)
+        np.copyto(wide_candidate, candidate)
         with np.errstate(all="ignore"):
-            difference = np.abs(wide_candidate - wide_reference)
-            total = float(difference.sum())
-            if not math.isfinite(total):
+            np.subtract(wide_candidate, wide_reference, out=difference)
+            np.abs(difference, out=difference)
+            peak = float(difference.max())
+            finite = math.isfinite(peak)
+            if not finite:
                 wide_reference, wide_candidate, difference = self._without_nonfinite(
                     wide_reference, wide_candidate, difference, start
                 )
-            peak = int(difference.argmax())
-            if difference[peak] > self.max_abs:
-                self.max_abs, self.position = float(difference[peak]), start + peak
-            magnitude = np.abs(wide_reference)
+                peak = float(difference.max())
+            if peak > self.max_abs:
+                self.max_abs, self.position = peak, start + int(difference.argmax())
             self.difference_square += dot(difference, difference)
             self.reference_square += dot(wide_reference, wide_reference)
             self.candidate_square += dot(wide_candidate, wide_candidate)
             self.product += dot(wide_reference, wide_candidate)
-            relative = difference / magnitude
-            self.max_rel = max(self.max_rel, float(np.nanmax(relative, initial=0.0)))
-            beyond = difference - atol
-            self.outside += int(np.count_nonzero(beyond > rtol * magnitude))
-            needed = beyond / magnitude
-            self.smallest_rtol = max(self.smallest_rtol, float(np.nanmax(needed, initial=0.0)))
+            magnitude = np.abs(wide_reference, out=wide_reference)
+            self._add_relative(difference, magnitude, room, peak, rtol, atol)
         if reference.dtype.kind == "f":
-            self.max_ulp = max(self.max_ulp, _max_ulp(reference, candidate))
+            self.max_ulp = max(self.max_ulp, _max_ulp(reference, candidate, finite))
+
+    def _add_relative(
+        self, difference: np.ndarray, magnitude: np.ndarray, room: np.ndarray, peak: float, rtol: float, atol: float
+    ) -> None:
+        """Take in what is relative to the reference; what cannot change a result is not computed.
+
+        What an element needs, (difference - atol) / magnitude, is never above its relative difference.
+        """
+        relative = float(np.fmax.reduce(np.divide(difference, magnitude, out=room), initial=0.0))
+        self.max_rel = max(self.max_rel, relative)
+        if peak <= atol:
+            return
+        beyond = difference if atol == 0.0 else np.subtract(difference, atol, out=difference)
+        needed = relative
+        if relative > self.smallest_rtol or not relative < rtol * _SAFELY:
+            if atol != 0.0:
+                needed = float(np.fmax.reduce(np.divide(beyond, magnitude, out=room), initial=0.0))
+            self.smallest_rtol = max(self.smallest_rtol, needed)
+        if not needed < rtol * _SAFELY:
+            self.outside += int(np.count_nonzero(beyond > np.multiply(rtol, magnitude, out=room)))
 
     def _without_nonfinite(
         self, reference: np.ndarray, candidate: np.ndarray, difference: np.ndarray, start: int
@@ -232,13 +322,25 @@ class _Totals:
 _INTEGER_OF = {2: np.int16, 4: np.int32, 8: np.int64}
 
 
-def _max_ulp(reference: np.ndarray, candidate: np.ndarray) -> int:
-    """Return the greatest distance in representable numbers between finite values (Bruce Dawson's ordered integers)."""
+def _max_ulp(reference: np.ndarray, candidate: np.ndarray, finite: bool) -> int:
+    """Return the greatest distance in representable numbers between finite values (Bruce Dawson's ordered integers).
+
+    ``finite``: every value is. Numbers of one sign are as far apart as their bits, others as their magnitudes' sum.
+    """
+    if not finite:
+        both = np.isfinite(reference) & np.isfinite(candidate)
+        reference, candidate = reference[both], candidate[both]
+        if not reference.size:
+            return 0
     kind = _INTEGER_OF[reference.dtype.itemsize]
-    ordered = []
-    for array in (reference, candidate):
-        bits = array.view(kind)
-        ordered.append(np.where(bits < 0, np.iinfo(kind).min - bits, bits).astype(np.float64))
-    distance = np.abs(ordered[0] - ordered[1])
-    finite = np.isfinite(reference) & np.isfinite(candidate)
-    return int(np.max(distance, where=finite, initial=0.0))
+    ours, theirs = reference.view(kind), candidate.view(kind)
+    room = np.bitwise_xor(ours, theirs)
+    crossing = np.flatnonzero(room < 0) if room.min() < 0 else None
+    np.subtract(ours, theirs, out=room)
+    farthest = 0
+    if crossing is not None:
+        room[crossing] = 0
+        mask = np.iinfo(kind).max
+        magnitudes = ((side[crossing] & mask).astype(np.uint64) for side in (ours, theirs))
+        farthest = int(np.add(*magnitudes).max())
+    return max(farthest, int(room.max()), -int(room.min()))

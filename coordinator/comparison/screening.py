@@ -8,7 +8,7 @@ from typing import Dict, List, Mapping, Tuple
 import numpy as np
 
 from stepalign.coordinator.comparison.comparison import Comparison, nearness
-from stepalign.coordinator.comparison.measures import measure
+from stepalign.coordinator.comparison.measures import elements_outside, measure
 
 Arrays = Dict[str, np.ndarray]
 
@@ -36,6 +36,4 @@ def suspects(values: Comparison, pair: Tuple[Arrays, Arrays]) -> np.ndarray:
     if values.measures is None or not values.measures.outside:
         return np.empty(0, np.int64)
     torch, paddle = pair[0][values.name], pair[1][values.name]
-    with np.errstate(all="ignore"):
-        outside = np.abs(paddle - torch) > values.atol + values.rtol * np.abs(torch)
-    return np.flatnonzero(outside)
+    return elements_outside(torch, paddle, values.rtol, values.atol)

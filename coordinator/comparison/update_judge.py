@@ -191,7 +191,8 @@ def choose_elements(size: int, suspects: np.ndarray) -> Optional[np.ndarray]:
     if suspects.size > MOST_SUSPECTS:
         suspects = suspects[:: -(-suspects.size // MOST_SUSPECTS)]
     stride = max(1, size // SAMPLED_ELEMENTS) | 1
-    return np.union1d(suspects, np.arange(0, size, stride))
+    merged = np.sort(np.concatenate((np.arange(0, size, stride), suspects)), kind="stable")
+    return merged[np.concatenate(([True], merged[1:] != merged[:-1]))]
 
 
 def _take(array: np.ndarray, chosen: Optional[np.ndarray]) -> np.ndarray:

@@ -31,6 +31,8 @@ from stepalign.protocol.messages import Named
 from stepalign.protocol.specs import Declaration, ModuleSpec
 
 _KIND_ORDER = ("lr", "activation", "loss", "gradient", "optimizer_state", "parameter", "buffer")
+_DECLARED_FOR_SURE = 0.9
+_BEHIND_DECLARED = 0.9
 _LATER_KIND = 0.5
 """A declared difference that shows only after the kind that failed first cannot be what made it fail first."""
 
@@ -54,10 +56,24 @@ class Evidence:
 def explain(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
     """Return the causes of the first failure, most likely first; never empty."""
     causes = [_weighed(finding, failure) for finding in evidence.findings if finding.matters]
-    causes += _from_numbers(evidence, failure, located)
+    fitted = _from_numbers(evidence, failure, located)
+    if failure.kind in ("optimizer_state", "parameter"):
+        fitted = _behind_declared(fitted, causes)
+    causes += fitted
     if not causes:
         causes = [_unexplained(failure, located)]
     return rank(causes)
+
+
+def _behind_declared(fitted: List[Cause], declared: Sequence[Cause]) -> List[Cause]:
+    """Rank what was fitted to an update behind a difference that both sides declare: that one is certain to be there."""
+    sure = [cause for cause in declared if cause.confidence >= _DECLARED_FOR_SURE]
+    if not sure:
+        return fitted
+    codes = {cause.code for cause in sure}
+    return [
+        cause if cause.code in codes else replace(cause, confidence=cause.confidence * _BEHIND_DECLARED) for cause in fitted
+    ]
 
 
 def _from_nonfinite(failure: Comparison) -> List[Cause]:
