@@ -1,4 +1,7 @@
-"""Turns SIGINT, SIGTERM and SIGHUP into a flag that the run looks at; a second one ends at once."""
+"""Turns SIGINT, SIGTERM and SIGHUP into a flag that the run looks at; a second one ends at once.
+
+SIGHUP stays ignored where it was: a run under nohup outlives its terminal.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -82,7 +82,7 @@ def test_rates_kept_in_float32_by_one_side_are_compared_to_its_precision_and_tha
     assert compared.verdict is Verdict.ALIGNED
     assert compared.warnings == (
         "the rates of the candidate were rounded to float32 before they were saved:"
-        " they are compared to 1e-06 instead of 1e-10",
+        " they are compared to 1e-06 instead of 1e-11",
     )
     shifted = {key: [value[0] * (1 + 1e-5)] for key, value in rounded.items()}
     assert _compare(tmp_path, rates, shifted).verdict is Verdict.DIVERGED
@@ -137,7 +137,7 @@ def test_the_table_lines_up_and_says_what_failed(tmp_path: Path) -> None:
     )
     assert format_rows(compared.rows) == [
         "key          reference  candidate  relative  allowed",
-        "step_100_lr      3e-05    3.5e-05   1.7e-01    1e-10  FAILED: outside the tolerance",
+        "step_100_lr      3e-05    3.5e-05   1.7e-01    1e-11  FAILED: outside the tolerance",
         "loss_0             0.5        0.5   0.0e+00    1e-05  ok",
         "gone                 -          -         -        -  FAILED: missing in the candidate",
     ]
