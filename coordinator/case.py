@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from dataclasses import dataclass, field, fields, replace
@@ -217,6 +218,12 @@ def assign(plain: Dict[str, Any], assignment: str) -> None:
         raise CaseError(f"--set takes KEY=VALUE, got {assignment!r}: for example --set options.hidden=64")
     parts = key.split(".")
     if len(parts) == 1 and key not in CaseFile.__dataclass_fields__:
+        near = difflib.get_close_matches(key, CaseFile.__dataclass_fields__, n=1, cutoff=0.75)
+        if near and key not in plain.get("options", {}):
+            raise CaseError(
+                f"--set {key}: the case has no option of that name; did you mean {near[0]}? "
+                f"To add an option, write --set options.{key}=..."
+            )
         parts = ["options", key]
     table = plain
     for part in parts[:-1]:

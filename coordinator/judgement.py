@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Optional
 
 from stepalign.coordinator.clipped_loss import clipping_warning, first_beyond_clipping
-from stepalign.coordinator.comparison.comparison import Comparison
+from stepalign.coordinator.comparison.comparison import AS_USED, Comparison
 from stepalign.coordinator.diagnosis.explain import Evidence, explain
 from stepalign.coordinator.diagnosis.loss_formula import softmax_clipping
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.locate import Located, locate
-from stepalign.coordinator.noise import beyond_noise, describe_noise, measure_noise, weigh
+from stepalign.coordinator.noise import beyond_noise, describe_noise, measure_noise, steps_ahead, weigh
 from stepalign.coordinator.result import FirstDivergence
 from stepalign.coordinator.run_state import Run, Watcher
 from stepalign.coordinator.switchboard import Interrupted
@@ -28,6 +28,7 @@ def judge_run(run: Run, watcher: Watcher) -> None:
         located = None
         if (
             failure.kind in ("loss", "gradient")
+            and AS_USED not in failure.reason
             and run.session is not None
             and run.batches is not None
             and run.crew is not None
@@ -96,7 +97,8 @@ def _first_unexplained(run: Run, watcher: Watcher) -> Optional[Comparison]:
     if beyond_noise(failures[0]) or run.crew is None or run.session is None or run.batches is None:
         return failures[0]
     watcher.phase("measuring rounding noise: torch against itself")
-    last = max(item.step for item in failures) + 1
+    last = max(item.step for item in failures)
+    last = min(last + steps_ahead(last), run.case.steps - 1) + 1
     try:
         noise = measure_noise(run.case, run.crew, run.folder, run.session.names, last, run.batches, watcher.tick)
     except Interrupted:

@@ -165,8 +165,11 @@ def find_first(case: Case, names: NameMap, torch: Named, paddle: Named, step: in
     comparisons = compare_modules(case, names, torch, paddle, step)
     outputs = [key for key in comparisons if "@" not in key]
     good = ""
-    for key in outputs:
+    for position, key in enumerate(outputs):
         if not comparisons[key].passed:
+            later = any(comparisons[other].passed for other in outputs[position + 1 :])
+            if later and _unknown(comparisons[key]):
+                continue
             outside = _outside(key, comparisons, list(torch))
             if outside is not None:
                 return _between(*outside, comparisons, torch, paddle, paths)

@@ -149,6 +149,21 @@ def match_names(
     )
 
 
+def unused_patterns(torch: Sequence[TensorSpec], paddle: Sequence[TensorSpec], weights: WeightsSection) -> List[str]:
+    """Return a warning for each entry of ``ignore`` and ``transpose`` that fits no tensor: usually a misspelt name."""
+    ours = {spec.name for spec in torch} | {f"{spec.module}.{part}" for spec in torch for part in _ATTENTION_PARTS}
+    names = {"ignore": ours | {spec.name for spec in paddle}, "transpose": ours}
+    return [
+        f"[weights] {key}: {pattern!r} fits no tensor; is it misspelt?"
+        for key in names
+        for pattern in getattr(weights, key)
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names[key])
+    ]
+
+
+_ATTENTION_PARTS = tuple(f"{which}_proj.{leaf}" for which in "qkv" for leaf in ("weight", "bias"))
+
+
 def rename(name: str, rules: Iterable[Tuple[str, str]]) -> str:
     """Apply the rename rules, in order, to a torch name. Raises CaseError for a replacement that is none."""
     for pattern, replacement in rules:

@@ -2,7 +2,8 @@
 step.
 
 The port's own rounding differs from torch's in every operation, not only in the weights, so a difference counts as
-explained up to `NOISE_FACTOR` times what the control shows.
+explained up to `NOISE_FACTOR` times what the control shows, and once the noise itself is `BLIND_SHARE` of a value nothing
+can be said of it any more.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from stepalign.protocol.messages import Named
 NOISE_FACTOR = 30.0
 OBVIOUS_FACTOR = 100.0
 BLIND_SHARE = 0.3
-_CANCELLED = 1e-3
+_CANCELLED = 0.03
 CONTROL_ROLE = "control"
 
 
@@ -38,11 +39,12 @@ class Noise:
     scales: Dict[Tuple[str, int], float] = field(default_factory=dict)
 
     def at(self, item: Comparison) -> float:
-        """Return what the control showed for the same value up to the same step."""
-        return max(
-            (size for step, size in self.steps.get((item.kind, item.name), {}).items() if step <= item.step),
-            default=0.0,
-        )
+        """Return what the control showed for the same value up to the same step, or a little later.
+
+        Noise grows exponentially where training is sensitive, and a port whose rounding is larger is ahead by a step.
+        """
+        last = item.step + steps_ahead(item.step)
+        return max((size for step, size in self.steps.get((item.kind, item.name), {}).items() if step <= last), default=0.0)
 
     def explains(self, item: Comparison) -> bool:
         """Say whether rounding noise alone can be the reason that ``item`` failed."""
@@ -51,14 +53,13 @@ class Noise:
         return item.measures.max_abs <= NOISE_FACTOR * self.at(item)
 
     def blinds(self, item: Comparison) -> bool:
-        """Say whether the noise is so large there that a mistake could hide in what it allows.
+        """Say whether the noise is so large there that a mistake could hide in it: `BLIND_SHARE` of the value's size."""
+        return self.at(item) > BLIND_SHARE * self._size(item)
 
-        That is `BLIND_SHARE` of the value's own size, or of a thousandth of the greatest of its kind: what is smaller
-        than that beside the others is a sum that cancels, and tells nothing.
-        """
+    def _size(self, item: Comparison) -> float:
+        """Return the value's own size, or a part of the greatest of its kind: what is smaller is a sum that cancels."""
         own = 0.0 if item.measures is None else abs(item.measures.reference)
-        size = max(own, _CANCELLED * self.scales.get((item.kind, item.step), 0.0))
-        return NOISE_FACTOR * self.at(item) > BLIND_SHARE * size
+        return max(own, _CANCELLED * self.scales.get((item.kind, item.step), 0.0))
 
     def note(self, kind: str, name: str, step: int, reference: np.ndarray, control: np.ndarray) -> None:
         """Record one pair of values."""
@@ -69,6 +70,11 @@ class Noise:
             scale = float(np.max(np.abs(reference)))
         self.steps.setdefault((kind, name), {})[step] = size
         self.scales[kind, step] = max(scale, self.scales.get((kind, step), 0.0))
+
+
+def steps_ahead(step: int) -> int:
+    """Return how many steps later than a difference the control may show its like: one, and a tenth of the way."""
+    return 1 + step // 10
 
 
 def weigh(failures: Sequence[Comparison], noise: Noise) -> Tuple[Optional[Comparison], Optional[Comparison]]:

@@ -78,7 +78,8 @@ def replay_steps(
     with Session(case, both(case, crew, folder), "train", on_tick) as session:
         session.start()
         session.build()
-        initial = session.exchange_weights()
+        session.exchange_weights()
+        initial = {role: session.read_weights(role) for role in session.switchboard.roles} if repeated is not None else {}
         plan = StepPlan(
             0,
             max(steps) + 1,

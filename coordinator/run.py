@@ -21,6 +21,7 @@ from stepalign.coordinator.diagnosis.tying import find_untied
 from stepalign.coordinator.judgement import judge_run, judge_what_came
 from stepalign.coordinator.lockstep import StepPair, StepPlan
 from stepalign.coordinator.members import both, find_crew
+from stepalign.coordinator.naming import unused_patterns
 from stepalign.coordinator.recorder import Recorder
 from stepalign.coordinator.records import STEPS_NAME, StepsLog, create_run_folder
 from stepalign.coordinator.replay import write_case_record
@@ -78,6 +79,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
         finally:
             run.facts, run.declarations = dict(session.facts), dict(session.declarations)
         torch, paddle = session.declarations["torch"], session.declarations["paddle"]
+        run.warnings += unused_patterns(torch.tensors, paddle.tensors, case.file.weights)
         run.warnings += compare_settings(session.facts["torch"], session.facts["paddle"])
         run.findings = compare_declarations(
             torch,

@@ -23,6 +23,9 @@ DTYPES: Dict[str, "np.dtype[Any]"] = {
 }  # fmt: skip
 """Name -> little-endian dtype. Object, string, structured and time dtypes have no name here, so none can be sent."""
 
+_KNOWN: Dict["np.dtype[Any]", "tuple[str, np.dtype[Any]]"] = {}
+"""What `named` found: numpy makes a dtype's name anew whenever it is asked."""
+
 ALIGNMENT = 64
 LARGE_SIZE_BYTES = 1 << 16
 MAX_DIMENSIONS = 32
@@ -36,11 +39,19 @@ def c_ordered(array: np.ndarray) -> np.ndarray:
 
     An array in Fortran order would otherwise be sent in memory order and arrive transposed without an error.
     """
-    if array.dtype.name not in DTYPES:
-        raise ProtocolError(
-            f"an array of dtype {array.dtype} cannot be sent: expected one of {', '.join(DTYPES)}; convert it first"
-        )
-    return np.asarray(array, dtype=DTYPES[array.dtype.name], order="C")
+    return np.asarray(array, dtype=named(array.dtype)[1], order="C")
+
+
+def named(dtype: "np.dtype[Any]") -> "tuple[str, np.dtype[Any]]":
+    """Return the name under which arrays of ``dtype`` are sent, and the dtype they are sent in. Raises ProtocolError."""
+    known = _KNOWN.get(dtype)
+    if known is None:
+        if dtype.name not in DTYPES:
+            raise ProtocolError(
+                f"an array of dtype {dtype} cannot be sent: expected one of {', '.join(DTYPES)}; convert it first"
+            )
+        known = _KNOWN[dtype] = (dtype.name, DTYPES[dtype.name])
+    return known
 
 
 class FrameWriter:
@@ -56,7 +67,7 @@ class FrameWriter:
         if array.ndim > MAX_DIMENSIONS:
             raise ProtocolError(f"an array of {array.ndim} dimensions cannot be sent: at most {MAX_DIMENSIONS}")
         ordered = c_ordered(array)
-        dtype = ordered.dtype.name
+        dtype = named(ordered.dtype)[0]
         shape = list(ordered.shape)
         data = ordered.reshape(-1).view(np.uint8).data if ordered.size else b""
         if ordered.nbytes >= LARGE_SIZE_BYTES:
@@ -151,7 +162,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     total = hashlib.sha256()
     for name in sorted(arrays):
         array = c_ordered(arrays[name])
-        total.update(f"{len(name)}:{name}:{array.dtype.name}:{array.shape}:".encode())
+        total.update(f"{len(name)}:{name}:{named(array.dtype)[0]}:{array.shape}:".encode())
         if array.size:
             total.update(array.reshape(-1).view(np.uint8).data)
     return total.hexdigest()

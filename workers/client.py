@@ -111,4 +111,10 @@ class Client:
 
 
 def _same_bytes(sent: np.ndarray, held: np.ndarray) -> bool:
-    return sent.dtype == held.dtype and sent.shape == held.shape and sent.tobytes() == held.tobytes()
+    if sent.dtype != held.dtype or sent.shape != held.shape:
+        return False
+    return np.array_equal(_bytes(sent), _bytes(held))
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

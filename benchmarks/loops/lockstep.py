@@ -48,13 +48,14 @@ def main(folder: Path, out: Path) -> int:
     memory: list[int] = []
     phases: dict[str, float] = {}
     every = 1
+    early = frozenset((1, 10))
 
     def phase(text: str) -> None:
         phases[text.split()[0]] = time.monotonic()
 
     def step(pair: StepPair, judgement: StepJudgement) -> None:
         ends.append(time.monotonic())
-        if pair.step % every == 0:
+        if pair.step % every == 0 or pair.step in early:
             found = {"coordinator": time.process_time()}
             found.update((worker_name(pid), cpu_s(pid)) for pid in children())
             cpu.append({"step": float(pair.step), **found})

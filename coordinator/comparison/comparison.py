@@ -11,6 +11,9 @@ import numpy as np
 from stepalign.coordinator.comparison.measures import Measures, measure, screen
 from stepalign.coordinator.result import KnownDifference
 
+AS_USED = "as the optimizer used it"
+"""Stands in the reason of a gradient that agrees raw and differs once clipped."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -101,6 +104,6 @@ def compare_values(
     elif not passed:
         reason = (
             f"{measures.outside} of {measures.count} elements out of tolerance; "
-            f"greatest difference {measures.max_abs:.3g} at {list(measures.index)}"
+            f"greatest difference {measures.max_abs:.3g}" + (f" at {list(measures.index)}" if measures.index else "")
         )
     return replace(result, passed=passed, measures=measures, reason=reason, exact=exact or bool(nonfinite))

@@ -22,7 +22,7 @@ from stepalign.coordinator.comparison.canonical import (
     largest_slots,
     relative_drift,
 )
-from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
+from stepalign.coordinator.comparison.comparison import AS_USED, Comparison, StepJudgement, compare_values
 from stepalign.coordinator.comparison.known_differences import (
     batch_norm_running_variance,
     clip_norm_epsilon,
@@ -196,7 +196,7 @@ class StepJudge:
         for name in self._backward_order(used):
             item = self._judge_gradient(step, name, (used[0], candidate), largest_used)
             if not item.passed:
-                found.append(_with_note(item, "as the optimizer used it"))
+                found.append(_with_note(item, AS_USED))
         return found
 
     def _judge_gradient(self, step: int, name: str, pair: Tuple[Arrays, Arrays], largest: float) -> Comparison:
@@ -272,6 +272,7 @@ class StepJudge:
             if piece.kind != "buffer":
                 continue
             rtol, atol = self._allowance("buffer", buffers[0].get(piece.name), 0.0)
+            atol += self._tolerances["buffer"].of_tensor * deviation_of(buffers[0], piece.name)
             item = self._compare("buffer", step, piece.name, buffers, rtol, atol)
             recognised = (
                 None if self._strict or item.passed else self._known_buffer(piece.name, buffers, wandering, atol)
@@ -381,6 +382,13 @@ class StepJudge:
             canonical_state(self._names, "torch", sides[0].tensors.get("optimizer_state", {})),
             canonical_state(self._names, "paddle", sides[1].tensors.get("optimizer_state", {})),
         )
+
+
+def deviation_of(buffers: Arrays, name: str) -> float:
+    """Return the standard deviation that belongs to a running mean: a mean of zero is known to a part of it; else 0."""
+    stem, found, _ = name.rpartition("running_mean")
+    variance = buffers.get(f"{stem}running_var") if found else None
+    return math.sqrt(max(magnitude(variance), 0.0)) if variance is not None else 0.0
 
 
 def moved_apart(after: Tuple[Arrays, Arrays], name: str, atol: float) -> bool:

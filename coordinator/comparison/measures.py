@@ -178,6 +178,8 @@ def screen(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: floa
             np.subtract(flat_candidate[start : start + BLOCK_ELEMENTS], block, out=difference)
             np.abs(difference, out=difference)
             largest = float(difference.max())
+            if not math.isfinite(largest):
+                return None
             if not largest <= atol:
                 np.abs(block, out=allowed)
                 np.multiply(rtol, allowed, out=allowed)

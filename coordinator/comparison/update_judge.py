@@ -66,6 +66,7 @@ class UpdateJudge:
         self._hyper = (hyperparameters(torch), hyperparameters(paddle))
         self._groups = (group_of(torch), group_of(paddle))
         self._variant: Dict[str, Dict[str, Scalar]] = {}
+        self._rounding: Dict[Tuple[str, int], str] = {}
 
     def judge(self, step: UpdateStep, name: str, suspects: np.ndarray) -> Judged:
         """Return the verdict on one parameter's update. ``suspects``: flat indices of elements that differ by value."""
@@ -154,7 +155,7 @@ class UpdateJudge:
             self._hyper[side].get(piece.slot("torch" if side == 0 else "paddle").tensor, {}).get("lr_multiplier", 1.0)
         )
         lr = step.lr[side][group] * (float(multiplier) if isinstance(multiplier, (int, float)) else 1.0)
-        return judge_update(
+        judgement = judge_update(
             self._specs[0].type,
             {**hyper, **variant},
             _take(before, chosen),
@@ -165,7 +166,11 @@ class UpdateJudge:
             lr,
             step.step,
             self._dtype,
+            self._rounding.get((name, side), ""),
         )
+        if judgement is not None and judgement.fits and self._dtype == "float32":
+            self._rounding[name, side] = judgement.variant
+        return judgement
 
 
 def hyperparameters(spec: OptimizerSpec) -> Dict[str, Dict[str, Scalar]]:

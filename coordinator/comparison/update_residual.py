@@ -10,21 +10,23 @@ it the half ULP that rounding may always take.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from stepalign.coordinator.comparison.measures import dot
 from stepalign.coordinator.comparison.rule_inputs import Float64Array, Hyperparameters, Prediction, canonical_slots
 from stepalign.coordinator.comparison.update_rules import predict
 from stepalign.protocol.specs import Scalar
 
-UPDATE_EPSILONS = 24.0
+UPDATE_EPSILONS = 64.0
 STATE_EPSILONS = 8.0
 CHUNK_ELEMENTS = 1 << 20
 _FACTOR_SAMPLE = 4096
-_DRIFT_SIGMAS = 6.0
+_DRIFT_SIGMAS = 15.0
 _NEGLIGIBLE_FACTOR = 1e-11
 _SCALAR_SLOTS = frozenset({"step", "mu_product", "eta"})
 
@@ -102,29 +104,47 @@ class _Tally:
     ) -> Float64Array:
         """Take in one flat chunk; return its residual."""
         difference = actual - predicted
-        same = (predicted == actual) | (np.isnan(predicted) & np.isnan(actual))
-        difference[same] = 0.0
         size = np.abs(difference)
-        quotient = np.where(size == 0.0, 0.0, size / allowed)
-        quotient[np.isnan(quotient)] = np.inf
+        largest = float(size.max(initial=0.0))
+        if math.isfinite(largest) and allowed.min(initial=1.0) > 0.0:
+            quotient = np.divide(size, allowed, out=size)
+        else:
+            quotient, largest = self._resolve_nonfinite(difference, predicted, actual, allowed)
+        worst = -1.0
         if quotient.size:
             at = int(np.argmax(quotient))
-            if quotient[at] > self._worst[0]:
+            worst = float(quotient[at])
+            if worst > self._worst[0]:
                 here = (float(predicted[at]), float(actual[at]), float(allowed[at]))
-                self._worst = (float(quotient[at]), self._offset + at, *here)
-            self._max_abs = max(self._max_abs, float(np.max(np.where(np.isnan(size), np.inf, size))))
-        self._outside += int(np.count_nonzero(quotient > 1.0))
+                self._worst = (worst, self._offset + at, *here)
+            self._max_abs = max(self._max_abs, largest)
+        if not worst <= 1.0:
+            self._outside += int(np.count_nonzero(quotient > 1.0))
         self._squares += float(np.sum(np.square(difference)))
         self._update_squares += float(np.sum(np.square(update)))
         self._offset += int(difference.size)
         return difference
 
+    @staticmethod
+    def _resolve_nonfinite(
+        difference: Float64Array, predicted: Float64Array, actual: Float64Array, allowed: Float64Array
+    ) -> tuple[Float64Array, float]:
+        """Return the quotients and the largest residual where something is not finite or nothing is allowed; equal
+        values, NaN with NaN among them, differ by nothing, which is noted in ``difference``.
+        """
+        same = (predicted == actual) | (np.isnan(predicted) & np.isnan(actual))
+        difference[same] = 0.0
+        size = np.abs(difference)
+        quotient = np.where(size == 0.0, 0.0, size / allowed)
+        quotient[np.isnan(quotient)] = np.inf
+        return quotient, float(np.max(np.where(np.isnan(size), np.inf, size), initial=0.0))
+
     def add_drift(self, residual: Float64Array, before: Float64Array, ulps: Float64Array, slope: Float64Array) -> None:
         """Project the residual on the parameter; ``ulps`` is its random part, ``slope`` its systematic allowance."""
-        self._along += float(residual @ before)
-        self._parameter_squares += float(before @ before)
-        self._slope += float(slope @ np.abs(before))
-        self._noise += float(np.square(ulps) @ np.square(before))
+        self._along += dot(residual, before)
+        self._parameter_squares += dot(before, before)
+        self._slope += dot(slope, np.abs(before))
+        self._noise += dot(np.square(ulps), np.square(before))
 
     def result(self, factor: float, drift_bias: float) -> UpdateResidual:
         worst, at, predicted, actual, allowed = self._worst
@@ -185,13 +205,21 @@ def judge_update(
     lr: float,
     step: int,
     dtype: str,
+    likely: str = "",
 ) -> UpdateJudgement | None:
     """Hold one parameter's step against the rule, allowing known roundings of hyper-parameters; None: unknown rule.
 
     Arrays have the parameter's shape (slots may be 0-d). Works in chunks, so temporaries stay near
     20 * `CHUNK_ELEMENTS` * 8 bytes. Raises ValueError when shapes differ. Where no variant fits everything, each slot
     stands as the variant that suits it best has it: a known rounding must not be blamed beside a mistake elsewhere.
+    ``likely`` names the variant to try first; what does not fit it is held against all of them in order.
     """
+    if likely:
+        values = dict(rounded_hyperparameters(rule, hyper)).get(likely)
+        if values is not None:
+            judgement = _judge(rule, values, before, gradient, state_before, after, state_after, lr, step, dtype, likely)
+            if judgement is not None and judgement.fits:
+                return judgement
     best: UpdateJudgement | None = None
     slots: dict[str, UpdateResidual] = {}
     for variant, values in rounded_hyperparameters(rule, hyper):

@@ -8,7 +8,7 @@ from typing import Iterable, List, Mapping, Optional, Sequence
 import numpy as np
 
 from stepalign.coordinator.case import Case
-from stepalign.coordinator.comparison.comparison import Comparison
+from stepalign.coordinator.comparison.comparison import AS_USED, Comparison
 from stepalign.coordinator.comparison.rates import pair_groups
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
 from stepalign.coordinator.diagnosis.clip_fit import explain_clipping
@@ -32,6 +32,7 @@ from stepalign.protocol.specs import Declaration, ModuleSpec
 
 _KIND_ORDER = ("lr", "activation", "loss", "gradient", "optimizer_state", "parameter", "buffer")
 _DECLARED_FOR_SURE = 0.9
+_BESIDE_DECLARED_DROPOUT = 0.5
 _BEHIND_DECLARED = 0.9
 _LATER_KIND = 0.5
 """A declared difference that shows only after the kind that failed first cannot be what made it fail first."""
@@ -141,8 +142,11 @@ def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located:
     losses = [[float(loss) for loss in side] for side in evidence.record.losses]
     if failure.step == 0:
         causes += explain_loss(losses[0], losses[1], [_batch_size(evidence)] * len(losses[0]))
-    if "as the optimizer used it" in failure.reason:
-        return causes + explain_clipping(_traces(evidence), _paddle_groups(evidence))
+    if AS_USED in failure.reason:
+        return causes + [
+            _beside_idle_clip(cause) if evidence.torch.has_after_backward else cause
+            for cause in explain_clipping(_traces(evidence), _paddle_groups(evidence))
+        ]
     pair = evidence.record.pairs.get(failure.step)
     if pair is not None:
         ours = evidence.names.canonical("torch", pair.reference.tensors.get("gradient", {}))
@@ -153,6 +157,17 @@ def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located:
         gradients = {name: (ours.get(name), theirs.get(name)) for name in order if name in ours or name in theirs}
         causes += explain_gradients(gradients, order, ratio)
     return causes
+
+
+def _beside_idle_clip(cause: Cause) -> Cause:
+    """Say what a clip of paddle's means where torch may clip too, but left these gradients alone."""
+    if cause.code != "clip_added":
+        return cause
+    return replace(
+        cause,
+        evidence=f"{cause.evidence}; torch has an after_backward, which left these gradients as they were",
+        fix="use the same limit on both sides: torch's, if its after_backward clips, was not reached in this step",
+    )
 
 
 def _from_loss(evidence: Evidence, failure: Comparison, site: LossSite) -> List[Cause]:
@@ -173,7 +188,8 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
         specs = [stretch, stretch]
     found: List[Cause] = []
     if located.random_sides:
-        found.append(_random(located))
+        declared = any(item.matters and item.cause.category is Category.RANDOMNESS for item in evidence.findings)
+        found.append(replace(_random(located), confidence=_BESIDE_DECLARED_DROPOUT) if declared else _random(located))
     if specs[0] is not None and specs[1] is not None and located.outputs is not None and not located.backward:
         found += explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
         if not located.last_good and located.container is not None:
@@ -249,9 +265,13 @@ def _unexplained(failure: Optional[Comparison], located: Optional[Located]) -> C
     fix = "compare this place in both scripts"
     if located is not None and located.container is not None:
         fix = f"compare both scripts {located.stretch}"
+    elif located is not None and located.backward:
+        module = located.paddle_module or "the model"
+        where += f"; going back from the loss, gradients first differ at the output of {module}"
+        fix = f"look at what is computed from the output of {module} on the paddle side: detach, no_grad, a scaled gradient"
     elif located is not None and located.paddle_module:
         inside = {
-            True: "its input agrees, so the mistake is inside it",
+            True: "its first input agrees: the mistake is inside it, or in what else it is given (a mask, say)",
             False: "its input already differs, so look just before it",
         }
         hint = inside.get(located.input_agrees) if located.input_agrees is not None else None

@@ -64,7 +64,7 @@ def explain_loss_formula(site: LossSite) -> list[Cause]:
     causes = []
     for pair in pairs:
         differing = _differing(pair)
-        sure = 0.97 if len(differing) == 1 else 0.85
+        sure = 0.97 if len(differing) == 1 else 0.6
         if any(match.solved for match in pair):
             sure -= 0.03
         if len({tuple(sorted(_differing(other))) for other in pairs}) > 1:

@@ -29,6 +29,8 @@ _SCHEDULE_HEADLINES = {
 }
 
 
+_FAR_BEYOND_ROUNDING = 1e-2
+
 _SURE = 0.5
 """Below this confidence a cause is a place to look at, not something to apply."""
 
@@ -211,10 +213,11 @@ def next_steps(result: Result) -> list[str]:
         return [read, "`stepalign doctor` checks the environments."]
     if result.causes:
         if max(cause.confidence for cause in result.causes) < _SURE:
-            return [
-                "Nothing fits the numbers for sure: look first at the place named above, on both sides; --dtype float64 tells "
-                "rounding from a wrong formula."
-            ]
+            place = "Nothing fits the numbers for sure: look first at the place named above, on both sides"
+            first = result.first_divergence
+            if first is not None and first.rel_l2 is not None and first.rel_l2 > _FAR_BEYOND_ROUNDING:
+                return [f"{place}."]
+            return [f"{place}; --dtype float64 tells rounding from a wrong formula."]
         return ["Apply the first fix, then run the same again: the next divergence, if any, shows then."]
     if is_schedule_only(result):
         return [

@@ -1,0 +1,96 @@
+"""Lockstep against the bare loops, the way to the first step, and the coordinator's memory over many steps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.loops.cases import BERT_BASE, SMALL_BERT, TINY_MLP, Model
+from benchmarks.row import Measured, Options, Row
+from benchmarks.timing import SIDES, Stepping, run_bare, run_stepalign, with_case
+
+
+def lockstep(model: Model, kinds: tuple[str, ...] | None, steps: int, repeats: int) -> Measured:
+    """Measure a case's steps; each repeat runs the bare loops and then stepalign, so that both see the same machine."""
+    ratios, rounds, texts = [], [], []
+    for _ in range(repeats):
+
+        def both(folder: Path, out: Path) -> tuple[dict[str, Stepping], Stepping]:
+            return run_bare(model, folder, steps)[0], run_stepalign(folder, out)[0]
+
+        bare, ours = with_case(model, steps, kinds, both)
+        slower = max(side.step_s for side in bare.values())
+        ratios.append(ours.step_s / slower)
+        cpu = {side: bare[side].cpu_s[side] for side in SIDES}
+        beyond = max(ours.cpu_s.get(side, 0.0) for side in SIDES) / max(cpu.values())
+        texts.append(
+            f"step {1e3 * ours.step_s:.2f} ms against {1e3 * slower:.2f} ms; CPU of the slower worker {beyond:.2f}, "
+            f"of the coordinator {ours.cpu_s['coordinator'] / max(cpu.values()):.2f} of the slower bare loop's"
+        )
+        rounds.append({
+            "bare_s": {side: bare[side].step_s for side in SIDES}, "stepalign_s": ours.step_s,
+            "bare_cpu_s": cpu, "stepalign_cpu_s": dict(ours.cpu_s), "most_rss_bytes": max(ours.detail["rss_bytes"]),
+            "verdict": ours.detail["verdict"],
+        })  # fmt: skip
+    middle = sorted(range(repeats), key=lambda number: ratios[number])[(repeats - 1) // 2]
+    return Measured(ratios[middle], texts[middle], {"rounds": rounds})
+
+
+def first_step(options: Options) -> Measured:
+    """Measure the way from a run's start to its first step against importing and building alone."""
+
+    def both(folder: Path, out: Path) -> tuple[float, float, dict[str, float]]:
+        built = max(run_bare(SMALL_BERT, folder, 0)[1].values())
+        ours, start_s = run_stepalign(folder, out)
+        return start_s, built, ours.detail["phases"]
+
+    found = [with_case(SMALL_BERT, 2, (), both) for _ in range(options.repeats)]
+    start_s, built, phases = min(found, key=lambda item: item[0] - item[1])
+    shown = ", ".join(f"{name} {after - before:.2f} s" for (name, before), after in zip(phases.items(), list(phases.values())[1:]))
+    return Measured(start_s / built, f"{start_s:.2f} s against {built:.2f} s: + {start_s - built:.2f} s ({shown})")
+
+
+def schedule(options: Options) -> Measured:
+    """Measure `stepalign schedule` of 5,000 steps against the slower framework's import."""
+
+    def both(folder: Path, out: Path) -> tuple[float, float]:
+        imported = max(run_bare(SMALL_BERT, folder, -1)[1].values())
+        started = time.monotonic()
+        command = [sys.executable, "-m", "stepalign.coordinator.cli", "schedule", str(folder), "--steps", "5000"]
+        subprocess.run([*command, "--quiet", "--out", str(out)], capture_output=True, check=True)
+        return time.monotonic() - started, imported
+
+    found = [with_case(SMALL_BERT, 2, (), both) for _ in range(options.repeats)]
+    ours, imported = min(found, key=lambda item: item[0] - item[1])
+    return Measured(ours / imported, f"{ours:.2f} s against {imported:.2f} s: + {ours - imported:.2f} s")
+
+
+def memory(options: Options) -> Measured:
+    """Measure the coordinator's resident memory late in a long run of the tiny MLP against early, all kinds collected."""
+    steps = 1000
+
+    def run(folder: Path, out: Path) -> dict[str, Any]:
+        return dict(run_stepalign(folder, out)[0].detail)
+
+    detail = with_case(TINY_MLP, steps, None, run)
+    at = {int(item["step"]): size for item, size in zip(detail["cpu"], detail["rss_bytes"])}
+    early, late = at[10], at[max(at)]
+    return Measured(late / early, f"{late / 2**20:.0f} MiB at step {max(at)}, {early / 2**20:.0f} MiB at step 10")
+
+
+ROWS = (
+    Row("lockstep_small_bert", "lockstep of a small BERT (4 layers, hidden 256), LR and loss", "the slower bare loop",
+        "1.05", lambda options: lockstep(SMALL_BERT, (), options.steps, options.repeats)),
+    Row("lockstep_tiny_mlp", "the same for a tiny MLP", "the same",
+        "1.3", lambda options: lockstep(TINY_MLP, (), max(options.steps, 400), options.repeats)),
+    Row("default_small_bert", "the default collection on the small BERT", "the same",
+        "1.25", lambda options: lockstep(SMALL_BERT, None, options.steps, options.repeats)),
+    Row("default_bert_base", "the default collection on bert-base size, 10 steps", "the same",
+        "1.3", lambda options: lockstep(BERT_BASE, None, 10, 1), optional=True),
+    Row("first_step", "start of a run to its first step", "the slower import and build", "+ 0.5 s", first_step),
+    Row("schedule", "stepalign schedule, 5,000 steps", "the slower import", "+ 2 s", schedule),
+    Row("memory", "the coordinator's memory after 1,000 steps", "after 10", "1.0", memory),
+)  # fmt: skip
