@@ -23,6 +23,8 @@ from stepalign.coordinator.comparison.update_rules import predict
 from stepalign.protocol.specs import Scalar
 
 UPDATE_EPSILONS = 64.0
+"""Small tensors stay below 8; the worst of the eight million elements of an embedding came to 26 in 40 steps of AdamW."""
+
 STATE_EPSILONS = 8.0
 CHUNK_ELEMENTS = 1 << 20
 _FACTOR_SAMPLE = 4096
