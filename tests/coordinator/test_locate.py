@@ -148,3 +148,12 @@ def test_gradients_are_searched_from_the_loss_back_where_outputs_agree() -> None
         paddle[key] = paddle[key] * np.float32(2.0)
     located = find_first(CASE, NameMap((), (("", ""), *((path, path) for path in PATHS))), torch, paddle, 0)
     assert located is not None and (located.module, located.backward, located.container) == ("layers.0.fc2", True, None)
+
+
+def test_an_output_of_another_layout_is_passed_over_if_a_later_one_agrees() -> None:
+    torch, paddle = recorded(), recorded()
+    paddle["embed"] = paddle["embed"].T.copy()
+    paddle["head"] = paddle["head"] + np.float32(0.5)
+    paddle["<model>"] = paddle["<model>"] + np.float32(0.5)
+    located = find_first(CASE, NameMap((), tuple((path, path) for path in ("", *PATHS))), torch, paddle, 0)
+    assert located is not None and located.module == "head"

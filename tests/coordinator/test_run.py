@@ -282,3 +282,23 @@ def test_a_run_is_replayed_from_its_folder_to_a_step_bit_by_bit(tmp_path: Path) 
     modules = {module["torch_name"]: module["passed"] for module in replayed.result["modules"]}
     assert not modules["fc2"]
     assert stepalign("replay", ended.folder, "--step", "7", cwd=tmp_path).code == 2
+
+
+def test_a_weight_that_is_ignored_does_not_make_a_side_look_random(tmp_path: Path) -> None:
+    layer = "self.fc2 = nn.Linear(6, 3)"
+    torch = TORCH_SIDE.replace(layer, layer + "\n        self.gain = nn.Parameter(torch.full((6,), 2.0))")
+    torch = torch.replace("self.norm(self.fc1(x))", "self.norm(self.fc1(x)) * self.gain")
+    ones = "self.create_parameter([6], default_initializer=nn.initializer.Constant(1.0))"
+    paddle = PADDLE_SIDE.replace(layer, f"{layer}\n        self.gain = {ones}")
+    paddle = paddle.replace("self.norm(self.fc1(x))", "self.norm(self.fc1(x)) * self.gain")
+    toml = 'steps = 2\n[weights]\nignore = ["gain", "no_such_name"]\n'
+    ended = run(write_case(tmp_path / "ignored", toml, torch=torch, paddle=paddle))
+    assert ended.code == 1
+    assert ended.result["causes"][0]["category"] == "forward"
+    assert not any(cause["category"] == "randomness" for cause in ended.result["causes"])
+    assert any("'no_such_name' fits no tensor" in warning for warning in ended.result["warnings"])
+
+
+def test_a_bare_key_near_one_of_the_case_is_not_taken_for_an_option(tmp_path: Path) -> None:
+    ended = stepalign("run", write_case(tmp_path / "near"), "--set", "stpes=3", cwd=tmp_path)
+    assert ended.code == 2 and "did you mean steps?" in ended.stderr

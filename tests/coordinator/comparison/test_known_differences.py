@@ -1,0 +1,52 @@
+"""The formulas by which the frameworks' own differences are recognised: plain arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stepalign.coordinator.comparison.known_differences import (
+    batch_norm_running_variance,
+    clip_norm_epsilon,
+    noise_driven_running_mean,
+)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_the_biased_variance_is_recognised_however_often_the_module_runs_in_a_step(calls: int) -> None:
+    random = np.random.default_rng(calls)
+    torch = paddle = before = random.uniform(0.5, 1.5, 16)
+    for _ in range(calls):
+        variance = random.uniform(0.5, 2.0, 16)
+        torch, paddle = 0.9 * torch + 0.1 * variance, 0.9 * paddle + 0.1 * variance * 47 / 48
+    known = batch_norm_running_variance("bn", before, torch, before, paddle, 0.1, 1e-9)
+    assert known is not None and "48" in known.evidence
+
+
+def test_another_momentum_is_no_biased_variance() -> None:
+    random = np.random.default_rng(0)
+    before, variance = random.uniform(0.5, 1.5, 16), random.uniform(0.5, 2.0, 16)
+    torch, paddle = 0.9 * before + 0.1 * variance, 0.1 * before + 0.9 * variance
+    assert batch_norm_running_variance("bn", before, torch, before, paddle, 0.1, 1e-6) is None
+
+
+def test_a_running_mean_that_follows_a_wandering_bias_is_recognised_and_another_is_not() -> None:
+    random = np.random.default_rng(1)
+    mean, bias = random.standard_normal(8), random.standard_normal(8)
+    moved = bias + 1e-3 * random.standard_normal(8)
+    before = (mean, mean + 1e-4)
+    after = (0.9 * before[0] + 0.1 * bias, 0.9 * before[1] + 0.1 * moved)
+    known = noise_driven_running_mean("bn.running_mean", before, after, {"conv.bias": (bias, moved)}, 0.1, 1e-9)
+    assert known is not None and "conv.bias" in known.evidence
+    elsewhere = (after[0], after[1] + 1e-3)
+    assert noise_driven_running_mean("m", before, elsewhere, {"conv.bias": (bias, moved)}, 0.1, 1e-9) is None
+
+
+def test_torchs_epsilon_of_the_clipped_norm_is_recognised_only_at_its_own_size() -> None:
+    raw = {"w": np.array([3e-3, 4e-3])}
+    norm, limit = 5e-3, 1e-3
+    torch = {"w": raw["w"] * limit / (norm + 1e-6)}
+    known, factor = clip_norm_epsilon(raw, torch, raw, {"w": raw["w"] * limit / norm})
+    assert known is not None and factor == pytest.approx((norm + 1e-6) / norm)
+    same, one = clip_norm_epsilon(raw, torch, raw, torch)
+    assert same is None and one == 1.0
