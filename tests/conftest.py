@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import shutil
 import stat
 import sys
@@ -39,6 +40,13 @@ GRACE_S = 3.0
 
 hypothesis.settings.register_profile("stepalign", database=None, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("stepalign")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take SIGINT back where a shell started the tests in the background with it ignored: some tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 
 # ---------------------------------------------------------------------------------------------- nothing left behind
