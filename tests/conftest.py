@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import shutil
+import signal
 import stat
 import sys
 import tempfile
@@ -46,7 +46,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Take SIGINT back where a shell started the tests in the background with it ignored: some tests send it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
 
 
 # ---------------------------------------------------------------------------------------------- nothing left behind
