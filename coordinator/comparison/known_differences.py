@@ -67,7 +67,8 @@ def _biased_variance(wide: Sequence[np.ndarray], share: float, atol: float) -> O
     count = round(1.0 / (1.0 - quotient))
     expected = (1 - share) * wide[2] + share * torch_variance * (count - 1) / max(count, 1)
     residual = float(np.max(np.abs(wide[3] - expected), initial=0.0))
-    return (count, residual) if count >= 2 and residual <= atol else None
+    explained = float(np.max(np.abs(share * torch_variance), initial=0.0)) / max(count, 1)
+    return (count, residual) if count >= 2 and residual <= min(atol, 0.5 * explained) else None
 
 
 def noise_driven_running_mean(
