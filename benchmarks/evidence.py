@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepalign.coordinator import environments
+from stepalign.coordinator.environments import managed
 
 RULE = """\
 import importlib, json, sys
@@ -45,7 +45,7 @@ Path("reprod_log_verdicts.json").write_text(json.dumps(found))
 
 def read_rule(keep: Path, scratch: Path) -> dict[str, dict[str, Any]]:
     """Return what reprod_log says of each run folder's pairs: True, False, an exception's name, or None without a pair."""
-    python = environments.find("reprod_log", "paddle").path
+    python = managed.find("reprod_log", "paddle").path
     subprocess.run(
         [str(python), "-c", RULE, str(keep.resolve())], cwd=scratch, check=True, capture_output=True, timeout=1800
     )

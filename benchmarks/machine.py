@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.timing import pythons
-from stepalign.coordinator.cores import available_cores
+from stepalign.coordinator.devices.cores import available_cores
 
 _VERSIONS = """
 import importlib.metadata

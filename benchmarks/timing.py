@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loops.cases import Model, write_case
-from stepalign.coordinator import environments
-from stepalign.coordinator.cores import available_cores
-from stepalign.coordinator.placement import place
+from stepalign.coordinator.devices.cores import available_cores
+from stepalign.coordinator.devices.placement import place
+from stepalign.coordinator.environments import managed
 
 SIDES = ("torch", "paddle")
 BARE = Path(__file__).parent / "loops" / "bare.py"
@@ -40,7 +40,7 @@ def pythons() -> dict[str, Path]:
     found = {}
     for side in SIDES:
         named = os.environ.get(f"STEPALIGN_{side.upper()}_PYTHON")
-        found[side] = Path(named) if named else environments.find(side, side, Path.cwd()).path
+        found[side] = Path(named) if named else managed.find(side, side, Path.cwd()).path
     return found
 
 

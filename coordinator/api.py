@@ -17,15 +17,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepalign.coordinator.case import load_case
+from stepalign.coordinator.cases.case import load_case
 from stepalign.coordinator.diagnosis.cause import Cause
-from stepalign.coordinator.interruption import Interruption
+from stepalign.coordinator.processes.interruption import Interruption
 from stepalign.coordinator.report import wording
-from stepalign.coordinator.result import ErrorFacts, FirstDivergence, KnownDifference, Result, Series, Verdict
-from stepalign.coordinator.run import run_case
-from stepalign.coordinator.run_schedule import run_schedule
-from stepalign.coordinator.run_state import Watcher
-from stepalign.coordinator.terminal import print_verdict
+from stepalign.coordinator.report.terminal import print_verdict
+from stepalign.coordinator.results.result import ErrorFacts, FirstDivergence, KnownDifference, Result, Series, Verdict
+from stepalign.coordinator.running.run import run_case
+from stepalign.coordinator.running.run_schedule import run_schedule
+from stepalign.coordinator.running.run_state import Watcher
 
 __all__ = ["Outcome", "Verdict", "run", "schedule"]
 

@@ -238,7 +238,7 @@ def _turn(config: pytest.Config) -> Iterator[None]:
         return
     from filelock import FileLock, Timeout
 
-    from stepalign.coordinator.home import home_folder
+    from stepalign.coordinator.environments.home import home_folder
     from stepalign.protocol.errors import DeadlineExceeded, EnvironmentFailure
 
     path = home_folder() / "pytest.lock"

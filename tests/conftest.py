@@ -25,11 +25,11 @@ import numpy as np
 import pytest
 import zmq
 
-from stepalign.coordinator import environments
-from stepalign.coordinator.session import Member
-from stepalign.coordinator.stopping import stop_workers
-from stepalign.coordinator.switchboard import Switchboard
-from stepalign.coordinator.worker_process import WorkerProcess, WorkerSpec
+from stepalign.coordinator.environments import managed
+from stepalign.coordinator.processes.stopping import stop_workers
+from stepalign.coordinator.processes.switchboard import Switchboard
+from stepalign.coordinator.processes.worker_process import WorkerProcess, WorkerSpec
+from stepalign.coordinator.sessions.session import Member
 from stepalign.protocol.errors import StepalignError
 
 DOUBLES = Path(__file__).parent / "doubles"
@@ -172,7 +172,7 @@ def _start_zmq_garbage_collector() -> None:
 def _managed_python(name: str, framework: str, variable: str, command: str) -> Path:
     chosen = os.environ.get(variable) or name
     try:
-        return environments.find(chosen, framework).path
+        return managed.find(chosen, framework).path
     except StepalignError as error:
         raise RuntimeError(
             f"the tests need the environment {name!r}: {error}\nMake it with: {command}\n"

@@ -13,7 +13,7 @@ import numpy as np
 import stepalign.coordinator
 
 HERE = Path(__file__).parent
-BERT_SCRIPTS = Path(stepalign.coordinator.__path__[0]) / "demo_case"
+BERT_SCRIPTS = Path(stepalign.coordinator.__path__[0]) / "cases" / "demo_case"
 
 
 @dataclass(frozen=True)

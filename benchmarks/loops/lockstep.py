@@ -14,11 +14,11 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from stepalign.coordinator.case import load_case
+from stepalign.coordinator.cases.case import load_case
 from stepalign.coordinator.comparison.comparison import StepJudgement
-from stepalign.coordinator.lockstep import StepPair
-from stepalign.coordinator.run import run_case
-from stepalign.coordinator.run_state import Watcher
+from stepalign.coordinator.running.run import run_case
+from stepalign.coordinator.running.run_state import Watcher
+from stepalign.coordinator.sessions.lockstep import StepPair
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -6,11 +6,11 @@ import argparse
 import json
 from typing import Any, Dict
 
-from stepalign.coordinator.npy_compare import NpyComparison, compare_npy, format_rows
-from stepalign.coordinator.recorded import compare_runs
-from stepalign.coordinator.records import to_strict
-from stepalign.coordinator.result_json import to_json
-from stepalign.coordinator.terminal import print_verdict
+from stepalign.coordinator.report.terminal import print_verdict
+from stepalign.coordinator.results.npy_compare import NpyComparison, compare_npy, format_rows
+from stepalign.coordinator.results.recorded import compare_runs
+from stepalign.coordinator.results.records import to_strict
+from stepalign.coordinator.results.result_json import to_json
 from stepalign.protocol.errors import CaseError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from stepalign.coordinator import environments
+from stepalign.coordinator.environments import managed
 from stepalign.protocol.errors import CaseError
 
 
@@ -14,7 +14,7 @@ def create(options: argparse.Namespace) -> int:
     framework = options.framework or (options.name if options.name in ("torch", "paddle") else None)
     if framework is None:
         raise CaseError(f"env create {options.name}: say what it is for with --framework torch or --framework paddle")
-    made = environments.create(
+    made = managed.create(
         options.name,
         framework,
         version=options.version,
@@ -32,7 +32,7 @@ def create(options: argparse.Namespace) -> int:
 
 def list_all(options: argparse.Namespace) -> int:
     """List the environments."""
-    found = environments.list_environments()
+    found = managed.list_environments()
     for item in found:
         state = f"{item.distribution} {item.version}, Python {item.python}" if item.complete else "incomplete"
         print(f"{item.name:16} {state:44} {item.folder}")
@@ -43,13 +43,13 @@ def list_all(options: argparse.Namespace) -> int:
 
 def remove(options: argparse.Namespace) -> int:
     """Remove an environment."""
-    environments.remove(options.name)
+    managed.remove(options.name)
     return 0
 
 
 def doctor(options: argparse.Namespace) -> int:
     """Say what is there and what is missing."""
-    from stepalign.coordinator.doctor import examine, format_report
+    from stepalign.coordinator.environments.doctor import examine, format_report
 
     report = examine()
     print(format_report(report))

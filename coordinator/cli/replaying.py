@@ -7,10 +7,10 @@ import json
 from typing import Any, Dict, List
 
 from stepalign.coordinator.comparison.comparison import Comparison
-from stepalign.coordinator.interruption import Interruption
-from stepalign.coordinator.recorder import describe_comparison
-from stepalign.coordinator.records import to_strict
-from stepalign.coordinator.replay_run import RunReplay, replay_run
+from stepalign.coordinator.processes.interruption import Interruption
+from stepalign.coordinator.results.records import to_strict
+from stepalign.coordinator.running.recorder import describe_comparison
+from stepalign.coordinator.running.replay_run import RunReplay, replay_run
 
 
 def replay(options: argparse.Namespace) -> int:

@@ -6,9 +6,9 @@ import argparse
 import json
 
 from stepalign.coordinator.report import write_report
-from stepalign.coordinator.result_json import load_result, to_json
-from stepalign.coordinator.step4 import write_losses_md
-from stepalign.coordinator.terminal import print_verdict
+from stepalign.coordinator.report.terminal import print_verdict
+from stepalign.coordinator.results.result_json import load_result, to_json
+from stepalign.coordinator.results.step4 import write_losses_md
 
 
 def report(options: argparse.Namespace) -> int:

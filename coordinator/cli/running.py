@@ -12,22 +12,22 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Callable, Dict, Sequence, Tuple
 
-from stepalign.coordinator import environments
 from stepalign.coordinator.api import Outcome
-from stepalign.coordinator.case import SIDES, Case, load_case
-from stepalign.coordinator.ci_outputs import tell_ci, told_to_ci
+from stepalign.coordinator.cases.case import SIDES, Case, load_case
 from stepalign.coordinator.cli.log_tail import LogTail
 from stepalign.coordinator.comparison.comparison import StepJudgement
-from stepalign.coordinator.interruption import Interruption
-from stepalign.coordinator.lockstep import StepPair
-from stepalign.coordinator.result import Result
-from stepalign.coordinator.result_json import to_json
-from stepalign.coordinator.run import run_case
-from stepalign.coordinator.run_schedule import run_schedule
-from stepalign.coordinator.run_state import Watcher
-from stepalign.coordinator.terminal import Progress, print_verdict
+from stepalign.coordinator.environments import managed
+from stepalign.coordinator.processes.interruption import Interruption
+from stepalign.coordinator.report.ci_outputs import tell_ci, told_to_ci
+from stepalign.coordinator.report.terminal import Progress, print_verdict
+from stepalign.coordinator.results.result import Result
+from stepalign.coordinator.results.result_json import to_json
+from stepalign.coordinator.running.run import run_case
+from stepalign.coordinator.running.run_schedule import run_schedule
+from stepalign.coordinator.running.run_state import Watcher
+from stepalign.coordinator.sessions.lockstep import StepPair
 
-DEMO_CASE = Path(__file__).parent.parent / "demo_case"
+DEMO_CASE = Path(__file__).parent.parent / "cases" / "demo_case"
 
 
 @told_to_ci
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 def demo(options: argparse.Namespace) -> int:
     """Make both environments if they are missing, then run the built-in case."""
     for side in SIDES:
-        environments.create(side, side, on_line=lambda line: print(line, file=sys.stderr, flush=True))
+        managed.create(side, side, on_line=lambda line: print(line, file=sys.stderr, flush=True))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepalign-demo-"))) / "demo"
         shutil.copytree(DEMO_CASE, folder, ignore=shutil.ignore_patterns("__pycache__"))

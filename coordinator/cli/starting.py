@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stepalign.protocol.errors import CaseError
 
-INIT_CASE = Path(__file__).parent.parent / "init_case"
+INIT_CASE = Path(__file__).parent.parent / "cases" / "init_case"
 
 
 def init(options: argparse.Namespace) -> int:

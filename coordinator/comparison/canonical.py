@@ -8,7 +8,7 @@ from typing import Dict, Optional, Tuple
 import numpy as np
 
 from stepalign.coordinator.comparison.measures import magnitude, squares
-from stepalign.coordinator.naming import NameMap
+from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.protocol.messages import Named
 
 Arrays = Dict[str, np.ndarray]

@@ -9,7 +9,7 @@ from typing import Optional, Tuple
 import numpy as np
 
 from stepalign.coordinator.comparison.measures import Measures, measure, screen
-from stepalign.coordinator.result import KnownDifference
+from stepalign.coordinator.results.result import KnownDifference
 
 AS_USED = "as the optimizer used it"
 """Stands in the reason of a gradient that agrees raw and differs once clipped."""

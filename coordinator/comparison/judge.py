@@ -33,9 +33,9 @@ from stepalign.coordinator.comparison.rates import RATE_ATOL_PER_PEAK, pair_grou
 from stepalign.coordinator.comparison.screening import complete_worst, suspects
 from stepalign.coordinator.comparison.tolerances import Tolerance
 from stepalign.coordinator.comparison.update_judge import UpdateJudge, UpdateStep
-from stepalign.coordinator.lockstep import StepPair
-from stepalign.coordinator.naming import NameMap
-from stepalign.coordinator.result import KnownDifference
+from stepalign.coordinator.results.result import KnownDifference
+from stepalign.coordinator.sessions.lockstep import StepPair
+from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.protocol.messages import Named, StepResult
 from stepalign.protocol.specs import Declaration
 

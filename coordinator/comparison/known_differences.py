@@ -11,7 +11,7 @@ from typing import Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from stepalign.coordinator.comparison.measures import dot
-from stepalign.coordinator.result import KnownDifference
+from stepalign.coordinator.results.result import KnownDifference
 
 Arrays = Mapping[str, np.ndarray]
 

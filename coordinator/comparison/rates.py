@@ -8,7 +8,7 @@ import numpy as np
 
 from stepalign.coordinator.comparison.comparison import Comparison, compare_values
 from stepalign.coordinator.comparison.tolerances import Tolerance
-from stepalign.coordinator.naming import NameMap
+from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.protocol.specs import Declaration
 
 RATE_ATOL_PER_PEAK = 1e-15

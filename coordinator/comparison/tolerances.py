@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Dict, Mapping
 
-from stepalign.coordinator.case import ToleranceEntry
+from stepalign.coordinator.cases.case import ToleranceEntry
 
 
 @dataclass(frozen=True)

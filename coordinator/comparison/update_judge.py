@@ -13,8 +13,8 @@ from typing import Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from stepalign.coordinator.comparison.update_residual import UpdateJudgement, UpdateResidual, judge_update
-from stepalign.coordinator.naming import NameMap, Piece
-from stepalign.coordinator.result import KnownDifference
+from stepalign.coordinator.results.result import KnownDifference
+from stepalign.coordinator.sessions.naming import NameMap, Piece
 from stepalign.protocol.specs import OptimizerSpec, Scalar
 
 SAMPLED_ELEMENTS = 1 << 15

@@ -7,7 +7,7 @@ from typing import Iterable, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from stepalign.coordinator.case import Case
+from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.comparison import AS_USED, Comparison
 from stepalign.coordinator.comparison.rates import pair_groups
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
@@ -24,9 +24,9 @@ from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.rates import explain_rates
 from stepalign.coordinator.diagnosis.traces import torch_hyperparameters, update_traces
 from stepalign.coordinator.diagnosis.update_trace import ParameterTrace
-from stepalign.coordinator.locate import Located
-from stepalign.coordinator.naming import NameMap
-from stepalign.coordinator.recorder import Record
+from stepalign.coordinator.running.locate import Located
+from stepalign.coordinator.running.recorder import Record
+from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.protocol.messages import Named
 from stepalign.protocol.specs import Declaration, ModuleSpec
 

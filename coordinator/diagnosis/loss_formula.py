@@ -18,7 +18,7 @@ from stepalign.coordinator.diagnosis.loss_readings import LARGEST_OUTPUT, Knob, 
 from stepalign.coordinator.diagnosis.loss_wording import fix_of, shown
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.wording import number
-from stepalign.coordinator.result import KnownDifference
+from stepalign.coordinator.results.result import KnownDifference
 
 _ROUNDING = {"float32": 3e-6, "float64": 2e-7}
 _SHARE_OF_DIFFERENCE = 0.1

@@ -21,7 +21,7 @@ from stepalign.coordinator.diagnosis.optimizer_search import Change, Explanation
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.unmoved_parameters import explain_unmoved
 from stepalign.coordinator.diagnosis.update_trace import SAMPLED_ELEMENTS, ParameterTrace, describe, sample_trace
-from stepalign.coordinator.result import KnownDifference
+from stepalign.coordinator.results.result import KnownDifference
 from stepalign.protocol.specs import Scalar
 
 HyperByParameter = Mapping[str, Mapping[str, Scalar]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import List
 
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
-from stepalign.coordinator.naming import NameMap
+from stepalign.coordinator.sessions.naming import NameMap
 
 
 def find_untied(names: NameMap) -> List[Finding]:

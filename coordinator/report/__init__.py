@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stepalign.coordinator.result import Result
+from stepalign.coordinator.results.result import Result
 
 REPORT_NAME = "report.html"
 
@@ -13,8 +13,8 @@ __all__ = ["REPORT_NAME", "build_report", "write_report"]
 
 def write_report(path: Path, result: Result) -> None:
     """Write report.html of a run; ``path`` is its run folder or the file itself, whose folder may hold steps.jsonl."""
-    from stepalign.coordinator.records import write_text
     from stepalign.coordinator.report.page import render_page
+    from stepalign.coordinator.results.records import write_text
 
     folder = path.parent if path.suffix == ".html" else path
     write_text(folder / REPORT_NAME if path is folder else path, render_page(folder, result))
@@ -22,7 +22,7 @@ def write_report(path: Path, result: Result) -> None:
 
 def build_report(folder: Path) -> Path:
     """Write report.html again from result.json and steps.jsonl, and return its path. Raises CaseError."""
-    from stepalign.coordinator.result_json import load_result
+    from stepalign.coordinator.results.result_json import load_result
 
     write_report(folder, load_result(folder))
     return folder / REPORT_NAME

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepalign.coordinator.records import from_strict_number
 from stepalign.coordinator.report.rows import group_count, step_count
 from stepalign.coordinator.report.steps_sample import StepsSample
-from stepalign.coordinator.result import Result
+from stepalign.coordinator.results.records import from_strict_number
+from stepalign.coordinator.results.result import Result
 
 ROOM = 1600
 SHOWN_GROUPS = 6

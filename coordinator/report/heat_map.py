@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stepalign.coordinator.case import KINDS
-from stepalign.coordinator.records import from_strict_number
+from stepalign.coordinator.cases.case import KINDS
 from stepalign.coordinator.report.steps_sample import StepsSample
 from stepalign.coordinator.report.wording import kind_words, number, ratio_to_allowed
+from stepalign.coordinator.results.records import from_strict_number
 
 MAX_TENSORS = 40
 LIMIT = 3.0

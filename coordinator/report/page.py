@@ -17,7 +17,7 @@ from stepalign.coordinator.report import rows, tables, wording
 from stepalign.coordinator.report.curves import chart_data
 from stepalign.coordinator.report.heat_map import heat_map
 from stepalign.coordinator.report.steps_sample import read_sample
-from stepalign.coordinator.result import Result
+from stepalign.coordinator.results.result import Result
 
 TABLE_ROWS = 200
 SAMPLED_STEPS = 200

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from stepalign.coordinator.result import Result, Series
+from stepalign.coordinator.results.result import Result, Series
 
 _Item = TypeVar("_Item")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepalign.coordinator.records import STEPS_NAME
 from stepalign.coordinator.report.rows import chosen_steps
+from stepalign.coordinator.results.records import STEPS_NAME
 
 _HEAD_BYTES = 80
 _FAILED = b'"passed":false'

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepalign.coordinator.case import KINDS
-from stepalign.coordinator.records import from_strict_number
+from stepalign.coordinator.cases.case import KINDS
 from stepalign.coordinator.report.wording import kind_words, number, percent, ratio_to_allowed
-from stepalign.coordinator.result import Result, SideFacts
+from stepalign.coordinator.results.records import from_strict_number
+from stepalign.coordinator.results.result import Result, SideFacts
 
 _FACTS = ("framework", "version", "python", "interpreter", "pid", "device")
 _OWN = ("framework", "version", "interpreter", "pid")

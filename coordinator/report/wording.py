@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stepalign.coordinator.records import from_strict_number
-from stepalign.coordinator.result import FirstDivergence, KnownDifference, Result, SideFacts, Verdict
+from stepalign.coordinator.results.records import from_strict_number
+from stepalign.coordinator.results.result import FirstDivergence, KnownDifference, Result, SideFacts, Verdict
 
 _ANSI = re.compile(r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
-from stepalign.coordinator.records import StepsLog
-from stepalign.coordinator.result import (
+from stepalign.coordinator.results.records import StepsLog
+from stepalign.coordinator.results.result import (
     CaseFacts,
     ErrorFacts,
     FirstDivergence,

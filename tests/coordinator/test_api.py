@@ -20,11 +20,11 @@ import pytest
 
 import stepalign
 from stepalign.coordinator import api
-from stepalign.coordinator.case import Case
-from stepalign.coordinator.result import Result
-from stepalign.coordinator.result_json import load_result
-from stepalign.coordinator.run_state import Watcher
-from stepalign.coordinator.terminal import print_verdict
+from stepalign.coordinator.cases.case import Case
+from stepalign.coordinator.report.terminal import print_verdict
+from stepalign.coordinator.results.result import Result
+from stepalign.coordinator.results.result_json import load_result
+from stepalign.coordinator.running.run_state import Watcher
 from stepalign.protocol.errors import StepalignError
 
 from .made_up_results import HOSTILE_NAME, aligned, diverged, every_result, failed, inconclusive, schedule_only

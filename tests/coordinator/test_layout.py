@@ -169,7 +169,7 @@ def test_a_wheel_holds_every_module_and_all_package_data(wheel: Path) -> None:
     expected = set()
     for name, folder in package_folders().items():
         expected |= {f"{name.replace('.', '/')}/{path.name}" for path in folder.glob("*.py")}
-    for folder in ("demo_case", "init_case", "report/templates"):
+    for folder in ("cases/demo_case", "cases/init_case", "report/templates"):
         found = [path for path in (ROOT / "coordinator" / folder).iterdir() if path.is_file()]
         assert found
         expected |= {f"stepalign/coordinator/{folder}/{path.name}" for path in found}
@@ -188,8 +188,8 @@ def test_an_installed_wheel_works_away_from_the_sources(wheel: Path, tmp_path: P
         "import stepalign, zipfile\n"
         f"assert stepalign.__file__.startswith({str(target)!r}), stepalign.__file__\n"
         "from pathlib import Path\n"
-        "from stepalign.coordinator import case\n"
-        "from stepalign.coordinator.payload import write_payload\n"
+        "from stepalign.coordinator.cases import case\n"
+        "from stepalign.coordinator.processes.payload import write_payload\n"
         "demo = case.load_case(Path(case.__file__).parent / 'demo_case')\n"
         "print(demo.name, demo.steps)\n"
         "write_payload(Path('payload.pyz'))\n"

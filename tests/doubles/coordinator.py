@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from stepalign.coordinator.switchboard import Switchboard
-from stepalign.coordinator.worker_process import WorkerProcess, WorkerSpec
+from stepalign.coordinator.processes.switchboard import Switchboard
+from stepalign.coordinator.processes.worker_process import WorkerProcess, WorkerSpec
 
 
 def main(fault: str, note: str, folder: str) -> None:

@@ -108,7 +108,7 @@ def read_schedule(steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
-    default_case = Path(__file__).resolve().parents[2] / "coordinator" / "demo_case"
+    default_case = Path(__file__).resolve().parents[2] / "coordinator" / "cases" / "demo_case"
     parser.add_argument("--case", type=Path, default=default_case)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

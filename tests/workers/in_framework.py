@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from stepalign.coordinator.payload import write_payload
+from stepalign.coordinator.processes.payload import write_payload
 
 PRELUDE = """\
 import sys

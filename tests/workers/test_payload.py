@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stepalign.coordinator.payload import write_payload
+from stepalign.coordinator.processes.payload import write_payload
 from stepalign.protocol import messages
 from stepalign.protocol.errors import EnvironmentFailure, WorkerFailure
 
@@ -53,7 +53,7 @@ def test_sources_from_before_the_age_of_zip_are_taken(tmp_path: Path, monkeypatc
     folder.mkdir()
     (folder / "__init__.py").write_text("", encoding="utf-8")
     os.utime(folder / "__init__.py", (0, 0))
-    monkeypatch.setattr("stepalign.coordinator.payload._workers_folder", lambda: folder)
+    monkeypatch.setattr("stepalign.coordinator.processes.payload._workers_folder", lambda: folder)
     write_payload(tmp_path / "payload.pyz")
 
 

@@ -1,0 +1,1 @@
+"""GPUs and cores: what there is, and which worker gets which."""

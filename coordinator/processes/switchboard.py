@@ -1,0 +1,217 @@
+"""One poll over the workers' messages, their process handles and a deadline; a dead or hung worker is an error at once.
+
+A SIGKILLed peer leaves a ZeroMQ socket silent for ever, so each process handle is polled beside it. What a worker sent
+before it died is read first: its own last word says more than its exit code.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from pathlib import Path
+from typing import Callable, Deque, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union
+
+import zmq
+
+from stepalign.coordinator.processes.worker_process import WorkerProcess, name_exit
+from stepalign.protocol import messages
+from stepalign.protocol.errors import (
+    CaseError,
+    DeadlineExceeded,
+    EnvironmentFailure,
+    ProtocolError,
+    StepalignError,
+    WorkerFailure,
+)
+from stepalign.protocol.messages import Message
+from stepalign.protocol.sockets import bind_router, ipc_endpoint, receive_from, send
+
+M = TypeVar("M")
+_TICK_S = 0.1
+_LAST_WORD_S = 0.1
+"""How long a dead worker's last messages may take from the kernel's buffers to us."""
+
+_MAX_WAITING = 64
+"""Messages taken in at once; an honest worker has far fewer under way, a babbling one is not listened to for ever."""
+
+_EXIT_MISSING_PACKAGE = 78
+
+
+class Interrupted(StepalignError):
+    """The user asked to stop."""
+
+    exit_code = 130
+
+
+class Switchboard:
+    """The coordinator's end of all conversations of one run."""
+
+    def __init__(self, private: Path, on_tick: Callable[[], None]) -> None:
+        self.endpoint = ipc_endpoint(str(private / "s"))
+        self._context: "zmq.Context[zmq.Socket[bytes]]" = zmq.Context()
+        self._router = bind_router(self._context, self.endpoint)
+        self._poller = zmq.Poller()
+        self._poller.register(self._router, zmq.POLLIN)
+        self._workers: Dict[str, WorkerProcess] = {}
+        self._inbox: Deque[Tuple[str, Union[Message, StepalignError]]] = deque()
+        self._on_tick = on_tick
+
+    def add(self, worker: WorkerProcess) -> None:
+        """Listen to a worker from here on."""
+        self._workers[worker.spec.role] = worker
+        self._poller.register(worker.pidfd, zmq.POLLIN)
+
+    @property
+    def roles(self) -> Tuple[str, ...]:
+        return tuple(self._workers)
+
+    def close(self) -> None:
+        """Close the sockets; nothing is waited for."""
+        self._context.destroy(linger=0)
+
+    def send(self, role: str, message: Message) -> None:
+        """Send one message to one worker."""
+        try:
+            send(self._router, message, role)
+        except zmq.ZMQError as error:
+            self._raise_if_dead([role])
+            raise WorkerFailure(f"the {role} worker cannot be reached: {error}") from None
+
+    def greet(self, timeout_s: float) -> None:
+        """Wait until every worker has said who it is; raises if one is not what it was started as."""
+        for role, hello in self.gather(self.roles, messages.Hello, timeout_s, "start").items():
+            worker = self._workers[role]
+            if hello.role != role or hello.framework != worker.spec.framework or hello.pid != worker.pid:
+                error = ProtocolError(
+                    f"the {role} worker (pid {worker.pid}) introduced itself as {hello.role} for {hello.framework}, pid {hello.pid}"
+                )
+                raise note_fault(error, role, "start", None)
+
+    def ask(self, requests: Mapping[str, Message], expected: Type[M], timeout_s: float, phase: str) -> Dict[str, M]:
+        """Send each worker its request at once and return all answers."""
+        for role, message in requests.items():
+            self.send(role, message)
+        return self.gather(requests, expected, timeout_s, phase)
+
+    def gather(self, roles: Iterable[str], expected: Type[M], timeout_s: float, phase: str) -> Dict[str, M]:
+        """Wait for one ``expected`` message of each role."""
+        missing = list(roles)
+        found: Dict[str, M] = {}
+        deadline = time.monotonic() + timeout_s
+        while missing:
+            role, message = self.next(deadline, missing, phase)
+            if role not in missing or not isinstance(message, expected):
+                wanted = expected.__name__ if role in missing else "nothing more"
+                error = ProtocolError(f"the {role} worker sent {type(message).__name__} in phase {phase}, expected {wanted}")
+                raise note_fault(error, role, phase, None)
+            missing.remove(role)
+            found[role] = message
+        return found
+
+    def next(self, deadline: float, waited_for: Iterable[str], phase: str) -> Tuple[str, Message]:
+        """Return the next message of any worker; raises DeadlineExceeded, WorkerFailure, or what a worker reports."""
+        waited_for = list(waited_for)
+        while True:
+            message = self.poll(min(_TICK_S, max(0.0, deadline - time.monotonic())))
+            if message is not None:
+                return message
+            if time.monotonic() >= deadline:
+                raise self._hung(waited_for, phase)
+
+    def poll(self, timeout_s: float) -> Optional[Tuple[str, Message]]:
+        """Return a message that came within ``timeout_s``, or None. What came before a fault is given before it is
+        raised.
+        """
+        if self._inbox:
+            return self._take()
+        events = dict(self._poller.poll(int(timeout_s * 1000)))
+        self._on_tick()
+        self._drain()
+        if self._inbox:
+            return self._take()
+        dead = [role for role, worker in self._workers.items() if worker.pidfd in events]
+        if dead:
+            self._drain(_LAST_WORD_S)
+            if self._inbox:
+                return self._take()
+            self._raise_if_dead(dead)
+        return None
+
+    def _take(self) -> Tuple[str, Message]:
+        role, message = self._inbox.popleft()
+        if isinstance(message, StepalignError):
+            raise message
+        return role, message
+
+    def _drain(self, patience_s: float = 0.0) -> None:
+        """Take in what came; with ``patience_s``, until nothing more has come for so long."""
+        while len(self._inbox) < _MAX_WAITING and self._router.poll(int(patience_s * 1000), zmq.POLLIN):
+            role, message = receive_from(self._router)
+            if role not in self._workers:
+                continue
+            if isinstance(message, ProtocolError):
+                error = ProtocolError(f"the {role} worker broke the protocol: {message}")
+                self._inbox.append((role, note_fault(error, role, *self._whereabouts(role))))
+            elif isinstance(message, messages.Failed):
+                self._inbox.append((role, self._as_error(role, message)))
+            else:
+                self._inbox.append((role, message))
+
+    def _whereabouts(self, role: str) -> Tuple[str, Optional[int]]:
+        status = self._workers[role].status()
+        return status.phase, status.step
+
+    def _as_error(self, role: str, failed: messages.Failed) -> StepalignError:
+        where = f"the {role} side failed in phase {failed.phase}" + (
+            "" if failed.step is None else f" of step {failed.step}"
+        )
+        kind = {"case": CaseError, "environment": EnvironmentFailure, "protocol": ProtocolError}.get(
+            failed.turn, WorkerFailure
+        )
+        error = kind(f"{where}: {failed.message}" + (f"\n{failed.traceback.rstrip()}" if failed.traceback else ""))
+        return note_fault(error, role, failed.phase, failed.step)
+
+    def _raise_if_dead(self, roles: Iterable[str]) -> None:
+        for role in roles:
+            worker = self._workers[role]
+            worker.wait(1.0)
+            code = worker.exit_code()
+            if code is None:
+                continue
+            self._drain(_LAST_WORD_S)
+            last_word = next((item for name, item in self._inbox if name == role and isinstance(item, StepalignError)), None)
+            if last_word is not None:
+                raise last_word
+            status = worker.status()
+            tail = worker.log_tail()
+            if code == _EXIT_MISSING_PACKAGE:
+                raise note_fault(EnvironmentFailure(tail), role, status.phase, None)
+            where = f"in phase {status.phase}" + ("" if status.step is None else f" of step {status.step}")
+            message = f"the {role} worker died {where}: {name_exit(code)}"
+            if tail:
+                message += f"\nthe end of {worker.spec.log.name}:\n{tail}"
+            raise note_fault(WorkerFailure(message), role, status.phase, status.step, name_exit(code))
+
+    def _hung(self, waited_for: List[str], phase: str) -> StepalignError:
+        for role in waited_for:
+            worker = self._workers[role]
+            if worker.exit_code() is None:
+                status = worker.status()
+                stacks = worker.dump_stacks()
+                where = "" if status.step is None else f" of step {status.step}"
+                message = (
+                    f"the {role} worker gave no answer in time: it is in phase {status.phase}{where}. "
+                    f"If it only needs longer, raise the time in [deadline] of case.toml"
+                )
+                if stacks:
+                    message += f"\nwhat it is doing:\n{stacks.rstrip()}"
+                return note_fault(DeadlineExceeded(message), role, status.phase, status.step)
+        return DeadlineExceeded(f"no answer came in phase {phase}")
+
+
+def note_fault(
+    error: StepalignError, side: str, phase: str, step: Optional[int], ended_by: Optional[str] = None
+) -> StepalignError:
+    """Attach where an error happened, for result.json; return the error."""
+    error.fault = {"side": side, "phase": phase, "step": step, "signal": ended_by}  # type: ignore[attr-defined]
+    return error

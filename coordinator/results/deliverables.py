@@ -1,0 +1,52 @@
+"""Writes the files of a run folder that people hand over: both STEP4 logs with their .npy pairs, losses.md,
+report.html.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Mapping, Sequence, Tuple
+
+import numpy as np
+
+from stepalign.coordinator.report import write_report
+from stepalign.coordinator.results.records import write_json
+from stepalign.coordinator.results.reprod_npy import write_reprod_npy
+from stepalign.coordinator.results.result import Result
+from stepalign.coordinator.results.result_json import to_json
+from stepalign.coordinator.results.step4 import diff_rows, loss_arrays, lr_arrays, write_diff_log, write_losses_md
+from stepalign.coordinator.running.recorder import Record
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Write result.json and the views that are made of it alone."""
+    write_json(folder / "result.json", to_json(result))
+    write_losses_md(folder / "losses.md", result)
+    write_report(folder / "report.html", result)
+
+
+def write_loss_log(folder: Path, record: Record) -> None:
+    """Write bp_align_torch.npy, bp_align_paddle.npy and bp_align_diff.log."""
+    sides = [loss_arrays(dict(enumerate(losses))) for losses in record.losses]
+    passed = {f"loss_{step}": ok for step, ok in enumerate(record.loss_passed)}
+    _write_pair(folder, "bp_align", sides, "bp_align_diff.log", passed)
+
+
+def write_rate_log(
+    folder: Path, rates: Tuple[Mapping[int, Sequence[float]], Mapping[int, Sequence[float]]], passed: Mapping[int, bool]
+) -> None:
+    """Write lr_align_torch.npy, lr_align_paddle.npy and scheduler_diff.log; all maps are by step."""
+    sides = [lr_arrays(dict(side)) for side in rates]
+    _write_pair(folder, "lr_align", sides, "scheduler_diff.log", {f"step_{step}_lr": ok for step, ok in passed.items()})
+
+
+def _write_pair(
+    folder: Path, stem: str, sides: Sequence[Mapping[str, np.ndarray]], log: str, passed: Mapping[str, bool]
+) -> None:
+    torch, paddle = sides
+    if not torch and not paddle:
+        return
+    write_reprod_npy(folder / f"{stem}_torch.npy", torch)
+    write_reprod_npy(folder / f"{stem}_paddle.npy", paddle)
+    rows = diff_rows(torch, paddle, lambda key, ours, theirs: passed[key])
+    write_diff_log(folder / log, rows, all(row.passed for row in rows))

@@ -1,0 +1,1 @@
+"""A run from its case to its verdict: recorded, judged, replayed, located."""

@@ -1,0 +1,138 @@
+"""Finds the verdict of a finished run: the first divergence that rounding does not explain, where it lies and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Optional
+
+from stepalign.coordinator.comparison.comparison import AS_USED, Comparison
+from stepalign.coordinator.diagnosis.explain import Evidence, explain
+from stepalign.coordinator.diagnosis.loss_formula import softmax_clipping
+from stepalign.coordinator.diagnosis.ranking import rank
+from stepalign.coordinator.processes.switchboard import Interrupted
+from stepalign.coordinator.results.result import FirstDivergence
+from stepalign.coordinator.running.clipped_loss import clipping_warning, first_beyond_clipping
+from stepalign.coordinator.running.locate import Located, locate
+from stepalign.coordinator.running.noise import beyond_noise, describe_noise, measure_noise, steps_ahead, weigh
+from stepalign.coordinator.running.run_state import Run, Watcher
+from stepalign.coordinator.running.verdict import (
+    divergence_of,
+)
+from stepalign.protocol.errors import StepalignError
+
+
+def judge_run(run: Run, watcher: Watcher) -> None:
+    """Find the first divergence that noise does not explain, where it lies and why."""
+    failure = _first_unexplained(run, watcher)
+    if failure is not None:
+        located = None
+        if (
+            failure.kind in ("loss", "gradient")
+            and AS_USED not in failure.reason
+            and run.session is not None
+            and run.batches is not None
+            and run.crew is not None
+        ):
+            watcher.phase(f"replaying step {failure.step} to find the module")
+            located = locate(run.case, run.crew, run.folder, run.session.names, failure, run.batches, watcher.tick)
+        if not _clipped(run, failure, located, watcher):
+            run.divergence = divergence_of(_place(failure, located))
+            run.causes = explain(_evidence(run), failure, located)
+            return
+    mattering = [finding for finding in run.findings if finding.matters]
+    if mattering:
+        first = mattering[0]
+        run.divergence = FirstDivergence(
+            0, first.kind, first.torch_name, first.paddle_name, reason=first.cause.evidence
+        )
+        run.causes = rank(finding.cause for finding in mattering)
+        run.inconclusive = False
+        return
+    if run.schedule is not None and run.schedule.failures:
+        run.divergence = divergence_of(run.schedule.failures[0])
+        run.causes = run.schedule.causes()
+        run.inconclusive = False
+
+
+def _place(failure: Comparison, located: Optional[Located]) -> Comparison:
+    """Return what to name as the first divergence: the output that differs first, or else what failed.
+
+    Where all outputs agree, a parameter's gradient stays the first divergence; the module that it comes through is said.
+    """
+    if located is None or located.first is None:
+        return failure
+    if not located.backward:
+        return located.first
+    where = located.paddle_module or "the model"
+    return replace(
+        failure,
+        reason=f"{failure.reason}; going back from the loss, gradients first differ at the output of {where}",
+    )
+
+
+def _clipped(run: Run, failure: Comparison, located: Optional[Located], watcher: Watcher) -> bool:
+    """Say whether a loss failed only by paddle's clipped softmax; note the known difference, and what it leaves open."""
+    if run.case.file.compare.strict or located is None or located.loss_site is None:
+        return False
+    known = softmax_clipping(located.loss_site)
+    if known is None:
+        return False
+    assert run.crew is not None and run.session is not None and run.batches is not None
+    run.record.known.setdefault((known.code, known.torch_name), known)
+    watcher.phase("replaying the other steps whose losses differ")
+    failures = [item for judgement in run.record.failures for item in judgement.comparisons]
+    beyond = first_beyond_clipping(
+        run.case, run.crew, run.folder, run.session.names, failure, failures, run.batches, watcher.tick
+    )
+    if beyond is not None:
+        run.inconclusive = True
+        run.warnings.append(clipping_warning(failure, beyond))
+    return True
+
+
+def _first_unexplained(run: Run, watcher: Watcher) -> Optional[Comparison]:
+    failures = [item for judgement in run.record.failures for item in judgement.comparisons]
+    if not failures:
+        return None
+    if beyond_noise(failures[0]) or run.crew is None or run.session is None or run.batches is None:
+        return failures[0]
+    watcher.phase("measuring rounding noise: torch against itself")
+    last = max(item.step for item in failures)
+    last = min(last + steps_ahead(last), run.case.steps - 1) + 1
+    try:
+        noise = measure_noise(run.case, run.crew, run.folder, run.session.names, last, run.batches, watcher.tick)
+    except Interrupted:
+        raise
+    except StepalignError as error:
+        run.warnings.append(f"rounding noise could not be measured, so the tolerances stand alone: {error}")
+        return failures[0]
+    unexplained, blinded = weigh(failures, noise)
+    if unexplained is None:
+        run.inconclusive = blinded is not None
+        run.warnings.append(describe_noise(failures[0], noise, blinded))
+    return unexplained
+
+
+def judge_what_came(run: Run) -> None:
+    """After a failure: say where the finished steps stand; causes from declarations only, no further worker is started."""
+    failure = run.record.first_failure()
+    if failure is not None:
+        run.warnings.append(
+            f"before the failure, at step {failure.step}, the sides had diverged: {failure.kind} {failure.name}: {failure.reason}"
+        )
+        run.causes = explain(_evidence(run), failure, None)
+    elif run.record.steps:
+        run.warnings.append(f"the {run.record.steps} steps finished before the failure are aligned")
+
+
+def _evidence(run: Run) -> Evidence:
+    assert run.session is not None
+    return Evidence(
+        run.case,
+        run.session.names,
+        run.declarations["torch"],
+        run.declarations["paddle"],
+        run.record,
+        run.initial,
+        run.findings,
+    )

@@ -1,0 +1,162 @@
+"""Takes each step's pair as it comes: judges it, writes its line to steps.jsonl, keeps what the verdict will need.
+
+Runs on the comparing thread. What is kept does not grow with the model: series of numbers, failures by name, the worst
+measures of each kind; whole arrays only for the first few steps and the first step that failed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, nearness
+from stepalign.coordinator.comparison.judge import StepJudge
+from stepalign.coordinator.results.records import StepsLog
+from stepalign.coordinator.results.result import KnownDifference
+from stepalign.coordinator.sessions.lockstep import StepPair
+
+KEPT_STEPS = 3
+KEPT_SIZE_BYTES = 1 << 30
+_LISTED_FAILURES = 20
+
+
+@dataclass
+class Record:
+    """What one drive through the steps gave."""
+
+    losses: Tuple[List[np.ndarray], List[np.ndarray]] = field(default_factory=lambda: ([], []))
+    rates: Tuple[List[List[float]], List[List[float]]] = field(default_factory=lambda: ([], []))
+    batch_digests: Tuple[List[str], List[str]] = field(default_factory=lambda: ([], []))
+    seconds: Tuple[float, float] = (0.0, 0.0)
+    known: Dict[Tuple[str, str], KnownDifference] = field(default_factory=dict)
+    worst: Dict[str, Comparison] = field(default_factory=dict)
+    counts: Dict[str, int] = field(default_factory=dict)
+    failures: List[StepJudgement] = field(default_factory=list)
+    pairs: Dict[int, StepPair] = field(default_factory=dict)
+    drifts: List[float] = field(default_factory=list)
+    loss_passed: List[bool] = field(default_factory=list)
+    rate_passed: List[bool] = field(default_factory=list)
+    batch_sizes: List[int] = field(default_factory=list)
+    rate_pairs: Tuple[Tuple[int, int], ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """How many steps are complete."""
+        return len(self.losses[0])
+
+    def first_failure(self) -> Optional[Comparison]:
+        """Return the first comparison that did not pass, in order of steps and then of causes."""
+        return self.failures[0].first_failure() if self.failures else None
+
+
+class Recorder:
+    """The sink of a lockstep drive."""
+
+    def __init__(
+        self,
+        judge: StepJudge,
+        log: Optional[StepsLog],
+        resync: int = 0,
+        on_step: Optional[Callable[[StepPair, StepJudgement], None]] = None,
+    ) -> None:
+        self.record = Record()
+        self._judge = judge
+        self._log = log
+        self._resync = resync
+        self._on_step = on_step
+        self._kept_size_bytes = 0
+
+    def take(self, pair: StepPair) -> None:
+        """Judge one pair and record it."""
+        judgement = self._judge.judge(pair)
+        record = self.record
+        sides = (pair.reference, pair.candidate)
+        for number, side in enumerate(sides):
+            record.losses[number].append(np.array(side.loss))
+            record.rates[number].append(list(side.lr))
+            record.batch_digests[number].append(side.batch_digest)
+        record.seconds = (record.seconds[0] + sides[0].seconds, record.seconds[1] + sides[1].seconds)
+        for difference in judgement.known:
+            record.known.setdefault((difference.code, difference.torch_name), difference)
+        for item in judgement.comparisons:
+            record.counts[item.kind] = record.counts.get(item.kind, 0) + 1
+            if item.measures is not None and (item.kind not in record.worst or nearness(item) > nearness(record.worst[item.kind])):
+                record.worst[item.kind] = item
+        record.drifts.append(judgement.drift)
+        record.loss_passed.append(all(item.passed for item in judgement.comparisons if item.kind == "loss"))
+        record.rate_passed.append(all(item.passed for item in judgement.comparisons if item.kind == "lr"))
+        failed = judgement.first_failure() is not None
+        if failed:
+            record.failures.append(_without_passed(judgement))
+        self._keep(pair, failed and len(record.failures) == 1)
+        if self._log is not None:
+            self._log.append(step_line(pair, judgement))
+        if self._resync and (pair.step + 1) % self._resync == 0:
+            self._judge.resynchronised()
+        if self._on_step is not None:
+            self._on_step(pair, judgement)
+
+    def _keep(self, pair: StepPair, first_failure: bool) -> None:
+        size_bytes = sum(
+            array.nbytes
+            for side in (pair.reference, pair.candidate)
+            for named in side.tensors.values()
+            for array in named.values()
+        )
+        if first_failure or (pair.step < KEPT_STEPS and self._kept_size_bytes + size_bytes <= KEPT_SIZE_BYTES):
+            self.record.pairs[pair.step] = pair
+            self._kept_size_bytes += size_bytes
+
+
+def step_line(pair: StepPair, judgement: StepJudgement) -> Dict[str, Any]:
+    """Return one step as steps.jsonl has it."""
+    failed = [item for item in judgement.comparisons if not item.passed]
+    worst: Dict[str, Comparison] = {}
+    for item in judgement.comparisons:
+        if item.measures is not None and (item.kind not in worst or nearness(item) > nearness(worst[item.kind])):
+            worst[item.kind] = item
+    return {
+        "step": pair.step,
+        "passed": not failed,
+        "lr": {"torch": pair.reference.lr, "paddle": pair.candidate.lr},
+        "loss": {"torch": float(pair.reference.loss), "paddle": float(pair.candidate.loss)},
+        "batch_digest": pair.batch_digest,
+        "drift": judgement.drift,
+        "seconds": {"torch": pair.reference.seconds, "paddle": pair.candidate.seconds},
+        "worst": {kind: describe_comparison(item) for kind, item in worst.items()},
+        "failed": len(failed),
+        "failures": [describe_comparison(item) for item in failed[:_LISTED_FAILURES]],
+    }
+
+
+def describe_comparison(item: Comparison) -> Dict[str, Any]:
+    """Return a comparison as plain values."""
+    described: Dict[str, Any] = {
+        "kind": item.kind,
+        "torch_name": item.torch_name,
+        "paddle_name": item.paddle_name,
+        "passed": item.passed,
+        "rtol": item.rtol,
+        "atol": item.atol,
+    }
+    if item.measures is not None:
+        measures = item.measures
+        described.update(
+            max_abs=measures.max_abs, max_rel=measures.max_rel, rel_l2=measures.rel_l2, max_ulp=measures.max_ulp,
+            cosine=measures.cosine, outside=measures.outside, count=measures.count, smallest_rtol=measures.smallest_rtol,
+            index=list(measures.index), torch=measures.reference, paddle=measures.candidate,
+        )  # fmt: skip
+    if item.reason:
+        described["reason"] = item.reason
+    return described
+
+
+def _without_passed(judgement: StepJudgement) -> StepJudgement:
+    return StepJudgement(
+        judgement.step,
+        tuple(item for item in judgement.comparisons if not item.passed),
+        judgement.known,
+        judgement.drift,
+    )

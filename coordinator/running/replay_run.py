@@ -1,0 +1,55 @@
+"""`stepalign replay`: repeats a recorded run up to a step and compares every module's output there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, List
+
+from stepalign.coordinator.cases.batches import BatchSource
+from stepalign.coordinator.comparison.comparison import Comparison
+from stepalign.coordinator.results.records import from_strict_number, read_steps
+from stepalign.coordinator.running.locate import compare_modules
+from stepalign.coordinator.running.replay import read_case_record, replay_steps
+from stepalign.coordinator.sessions.members import find_crew
+from stepalign.protocol.errors import CaseError
+
+
+@dataclass(frozen=True)
+class RunReplay:
+    """A replayed step. ``unlike`` lists steps whose losses are not, bit by bit, those that the run recorded."""
+
+    step: int
+    outputs: Dict[str, Comparison]
+    unlike: List[int]
+
+
+def replay_run(folder: Path, step: int, on_tick: Callable[[], None]) -> RunReplay:
+    """Replay the run of ``folder`` to ``step``. Raises CaseError if the run has no such step or its case has changed."""
+    recorded = read_steps(folder)
+    if not 0 <= step < len(recorded):
+        raise CaseError(f"{folder}: no step {step}: the run finished {len(recorded)} steps, counted from 0")
+    case = read_case_record(folder)
+    batches = BatchSource(case)
+    changed = [number for number in range(step + 1) if batches.digest(number) != recorded[number]["batch_digest"]]
+    if changed:
+        raise CaseError(f"{folder}: the data have changed since: the batch of step {changed[0]} has another digest")
+    replayed = replay_steps(case, find_crew(case), folder, (step,), ("*",), batches, on_tick)
+    pair = replayed.pairs[0]
+    torch, paddle = (side.tensors.get("activation", {}) for side in (pair.reference, pair.candidate))
+    unlike = [
+        number
+        for number, losses in enumerate(replayed.losses)
+        if [_bits(loss) for loss in losses] != [_bits(_recorded(recorded[number], side)) for side in ("torch", "paddle")]
+    ]
+    return RunReplay(step, compare_modules(case, replayed.names, torch, paddle, step), unlike)
+
+
+def _recorded(line: Dict[str, object], side: str) -> float:
+    losses = line["loss"]
+    assert isinstance(losses, dict)
+    return from_strict_number(losses[side])
+
+
+def _bits(loss: float) -> str:
+    return loss.hex()

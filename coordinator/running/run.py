@@ -1,0 +1,164 @@
+"""Runs a case from its folder to its verdict, and leaves the run folder behind, whatever happens on the way."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Callable, List, Optional, Tuple
+
+from stepalign.coordinator.cases.batches import BatchSource, batch_sizes
+from stepalign.coordinator.cases.case import Case
+from stepalign.coordinator.cases.collection import plan_collection
+from stepalign.coordinator.comparison.judge import StepJudge
+from stepalign.coordinator.comparison.rates import pair_groups
+from stepalign.coordinator.comparison.tolerances import tolerances
+from stepalign.coordinator.diagnosis.cause import Finding
+from stepalign.coordinator.diagnosis.dropout_draws import compare_draws
+from stepalign.coordinator.diagnosis.preflight import compare_declarations
+from stepalign.coordinator.diagnosis.relevance import settle_by_data
+from stepalign.coordinator.diagnosis.tying import find_untied
+from stepalign.coordinator.results.deliverables import write_loss_log, write_rate_log, write_result
+from stepalign.coordinator.results.records import STEPS_NAME, StepsLog, create_run_folder
+from stepalign.coordinator.results.result import Result
+from stepalign.coordinator.running.judgement import judge_run, judge_what_came
+from stepalign.coordinator.running.recorder import Recorder
+from stepalign.coordinator.running.replay import write_case_record
+from stepalign.coordinator.running.run_state import Run, Watcher
+from stepalign.coordinator.running.schedule import at_milestones, compare_schedules, defines_schedule
+from stepalign.coordinator.running.verdict import (
+    result_of,
+)
+from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
+from stepalign.coordinator.sessions.members import both, find_crew
+from stepalign.coordinator.sessions.naming import unused_patterns
+from stepalign.coordinator.sessions.session import Session
+from stepalign.coordinator.sessions.settings_check import compare_settings
+from stepalign.protocol.errors import StepalignError
+
+LOOKED_AT_STEPS = 100
+"""How many steps' batches are looked through for what a declared difference depends on."""
+
+
+def run_case(case: Case, out: Optional[Path], watcher: Watcher) -> Tuple[Result, Path]:
+    """Run a case; return its result and its run folder. Only a run folder that cannot be made raises."""
+    folder = create_run_folder(case.name, now=datetime.datetime.now(), out=out)
+    watcher.folder(folder)
+    run = Run(case, folder)
+    write_case_record(folder, case)
+    try:
+        _drive(run, watcher)
+        _compare_schedules(run, watcher)
+        judge_run(run, watcher)
+    except (StepalignError, KeyboardInterrupt) as error:
+        run.error = error
+        judge_what_came(run)
+    result = result_of(run)
+    write_loss_log(folder, run.record)
+    _write_rates(run)
+    write_result(folder, result)
+    return result, folder
+
+
+def _drive(run: Run, watcher: Watcher) -> None:
+    case = run.case
+    watcher.phase("reading the data")
+    run.batches = BatchSource(case)
+    run.batches[0]
+    run.crew = find_crew(case)
+    run.warnings += [*run.crew.placement.warnings, *run.crew.placement.notes]
+    with (
+        StepsLog(run.folder / STEPS_NAME) as log,
+        Session(case, both(case, run.crew, run.folder), "train", watcher.tick) as session,
+    ):
+        run.session = session
+        watcher.phase("starting both workers")
+        session.start()
+        watcher.phase("building both sides")
+        try:
+            session.build()
+        finally:
+            run.facts, run.declarations = dict(session.facts), dict(session.declarations)
+        torch, paddle = session.declarations["torch"], session.declarations["paddle"]
+        run.warnings += unused_patterns(torch.tensors, paddle.tensors, case.file.weights)
+        run.warnings += compare_settings(session.facts["torch"], session.facts["paddle"])
+        run.findings = compare_declarations(
+            torch,
+            paddle,
+            [(piece.torch.tensor, piece.paddle.tensor) for piece in session.names.pieces],
+            session.names.modules,
+            case.file.mode,
+            case.file.compare.dropout,
+        )
+        run.findings = find_untied(session.names) + settle_by_data(
+            run.findings, (run.batches[step] for step in range(min(case.steps, LOOKED_AT_STEPS)))
+        )
+        watcher.phase("exchanging initial weights")
+        run.initial = session.exchange_weights()
+        judge = StepJudge(
+            session.names,
+            torch,
+            paddle,
+            case.file.dtype,
+            tolerances(case.file.dtype, case.file.tolerance),
+            case.file.compare.strict,
+            case.file.compare.allow_nonfinite,
+        )
+        judge.begin(run.initial["torch"], run.initial["paddle"])
+        kinds, rule = plan_collection(case, torch)
+        run.compared = {"tensors": rule, "rates and losses": "every step", "batches": "digest of every step's bytes"}
+        recorder = Recorder(judge, log, case.file.compare.resync, watcher.step)
+        run.record = recorder.record
+        run.record.rate_pairs = tuple((ours, theirs) for ours, theirs, _ in pair_groups(session.names, torch, paddle))
+        run.record.batch_sizes = batch_sizes(run.batches[0])
+        watcher.phase(f"running {case.steps} steps")
+        plan = StepPlan(0, case.steps, kinds, lambda step: case.file.collect.activations, case.file.compare.resync)
+        session.step(_with_activations(plan), run.batches, _watching_masks(run, recorder.take))
+
+
+def _watching_masks(run: Run, take: Callable[[StepPair], None]) -> Callable[[StepPair], None]:
+    """Return ``take`` such that the shared dropout masks of each step are compared too, until they differ."""
+    found: List[Finding] = []
+
+    def watch(pair: StepPair) -> None:
+        take(pair)
+        if not found:
+            found.extend(compare_draws(pair.reference.masks, pair.candidate.masks))
+            run.findings += found
+
+    return watch
+
+
+def _with_activations(plan: StepPlan) -> StepPlan:
+    if not plan.activations(0):
+        return plan
+    return StepPlan(
+        plan.first, plan.last, lambda step: (*plan.kinds(step), "activation"), plan.activations, plan.resync
+    )
+
+
+def _compare_schedules(run: Run, watcher: Watcher) -> None:
+    defined = defines_schedule(run.case)
+    if not any(defined.values()):
+        return
+    if not all(defined.values()):
+        alone = next(side for side, there in defined.items() if there)
+        run.warnings.append(
+            f"only the {alone} side's script defines schedule(case): schedules were not compared on their own"
+        )
+        return
+    assert run.crew is not None
+    watcher.phase(f"comparing {run.case.file.schedule.steps} steps of both schedules")
+    run.schedule = compare_schedules(run.case, run.crew, run.folder, watcher.tick)
+    run.compared["schedules"] = run.schedule.describe(run.case.file.schedule.chosen_milestones())
+
+
+def _write_rates(run: Run) -> None:
+    if run.schedule is not None:
+        milestones = run.case.file.schedule.chosen_milestones()
+        sides = at_milestones(run.schedule.rates[0], milestones), at_milestones(run.schedule.rates[1], milestones)
+        write_rate_log(run.folder, sides, {step: run.schedule.passed_at(step) for step in milestones})
+    elif run.record.steps:
+        rates = run.record.rates
+        write_rate_log(
+            run.folder, (dict(enumerate(rates[0])), dict(enumerate(rates[1]))), dict(enumerate(run.record.rate_passed))
+        )

@@ -1,0 +1,53 @@
+"""What is known of a run while it goes on, and who is told of its progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Dict, List, Optional
+
+from stepalign.coordinator.cases.batches import BatchSource
+from stepalign.coordinator.cases.case import Case
+from stepalign.coordinator.comparison.comparison import StepJudgement
+from stepalign.coordinator.diagnosis.cause import Cause, Finding
+from stepalign.coordinator.results.result import FirstDivergence
+from stepalign.coordinator.running.recorder import Record
+from stepalign.coordinator.running.schedule import ScheduleOutcome
+from stepalign.coordinator.sessions.lockstep import StepPair
+from stepalign.coordinator.sessions.members import Crew
+from stepalign.coordinator.sessions.session import Session
+from stepalign.protocol.messages import Named, WorkerFacts
+from stepalign.protocol.specs import Declaration
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told of a run's progress: phases, finished steps, and a tick ten times a second, which may raise to stop."""
+
+    phase: Callable[[str], None] = lambda text: None
+    step: Callable[[StepPair, StepJudgement], None] = lambda pair, judgement: None
+    tick: Callable[[], None] = lambda: None
+    folder: Callable[[Path], None] = lambda path: None
+
+
+@dataclass
+class Run:
+    """What is known of a run so far; a failure leaves it as it stands."""
+
+    case: Case
+    folder: Path
+    crew: Optional[Crew] = None
+    batches: Optional[BatchSource] = None
+    record: Record = field(default_factory=Record)
+    facts: Dict[str, WorkerFacts] = field(default_factory=dict)
+    declarations: Dict[str, Declaration] = field(default_factory=dict)
+    session: Optional[Session] = None
+    initial: Dict[str, Named] = field(default_factory=dict)
+    findings: List[Finding] = field(default_factory=list)
+    causes: List[Cause] = field(default_factory=list)
+    warnings: List[str] = field(default_factory=list)
+    compared: Dict[str, str] = field(default_factory=dict)
+    schedule: Optional[ScheduleOutcome] = None
+    divergence: Optional[FirstDivergence] = None
+    inconclusive: bool = False
+    error: Optional[BaseException] = None

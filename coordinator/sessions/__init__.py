@@ -1,0 +1,1 @@
+"""Two workers of one case: configured, matched by name, given the same weights, stepped together."""

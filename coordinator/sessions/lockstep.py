@@ -1,0 +1,187 @@
+"""Drives two workers step by step: batches ahead, results behind, comparing beside.
+
+Results are matched by step; neither worker waits for the other's arithmetic. What bounds memory is credit: a worker is
+sent at most `BATCHES_AHEAD` batches that it has not answered, and never more than `MAX_LEAD` steps beyond what was
+compared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Callable, Deque, Dict, Optional, Tuple
+
+from stepalign.coordinator.processes.switchboard import Switchboard, note_fault
+from stepalign.protocol.errors import ProtocolError, WorkerFailure
+from stepalign.protocol.messages import Batch, LoadState, Message, Named, StateLoaded, StepResult
+
+BATCHES_AHEAD = 2
+MAX_LEAD = 4
+_TICK_S = 0.1
+_MAY_BE_ABSENT = frozenset({"used_gradient"})
+"""Kinds that a worker leaves out where they say no more than another one."""
+
+
+@dataclass(frozen=True)
+class StepPair:
+    """Both sides' results of one step: the reference's and the candidate's, and the digest of the batch that was
+    sent.
+    """
+
+    step: int
+    reference: StepResult
+    candidate: StepResult
+    batch_digest: str
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What to run: steps ``first`` to ``last`` (exclusive), and what each step is asked to collect."""
+
+    first: int
+    last: int
+    kinds: Callable[[int], Tuple[str, ...]]
+    activations: Callable[[int], Tuple[str, ...]]
+    resync: int = 0
+
+
+class Lockstep:
+    """One drive of two workers through a plan. ``reference`` and ``candidate`` are the workers' roles."""
+
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        reference: str,
+        candidate: str,
+        batch: Callable[[int], Tuple[Named, str]],
+        step_timeout_s: float,
+        carry_state: Optional[Callable[[StepResult], LoadState]] = None,
+    ) -> None:
+        self._switchboard = switchboard
+        self._roles = (reference, candidate)
+        self._batch = batch
+        self._step_timeout_s = step_timeout_s
+        self._carry_state = carry_state
+        self._sent: Dict[str, int] = {}
+        self._answered: Dict[str, int] = {}
+        self._results: Dict[int, Dict[str, StepResult]] = {}
+        self._busy_since: Dict[str, float] = {}
+        self._states: Dict[int, LoadState] = {}
+        self._loading = 0
+        self._compared: Deque["Future[None]"] = deque()
+        self._done = 0
+
+    def run(self, plan: StepPlan, on_pair: Callable[[StepPair], None]) -> None:
+        """Run the plan; ``on_pair`` is called once for each step, in order, on a thread of its own.
+
+        Everything that came in pairs is given to ``on_pair`` even if a worker fails; then the failure is raised.
+        """
+        self._sent = dict.fromkeys(self._roles, plan.first)
+        self._answered = dict.fromkeys(self._roles, plan.first)
+        self._done = plan.first
+        with ThreadPoolExecutor(1, thread_name_prefix="stepalign-compare") as pool:
+            while self._done < plan.last:
+                self._collect_compared()
+                for role in self._roles:
+                    self._send_ahead(role, plan)
+                self._receive(plan, lambda pair: self._compared.append(pool.submit(on_pair, pair)))
+            self._collect_compared(wait=True)
+
+    def _collect_compared(self, wait: bool = False) -> None:
+        while self._compared and (wait or self._compared[0].done()):
+            self._compared.popleft().result()
+
+    def _send_ahead(self, role: str, plan: StepPlan) -> None:
+        while (
+            self._sent[role] < plan.last
+            and self._sent[role] - self._answered[role] < BATCHES_AHEAD
+            and self._sent[role] - (self._done - len(self._compared)) < MAX_LEAD
+        ):
+            step = self._sent[role]
+            if not self._resynchronised(role, step, plan):
+                return
+            arrays, _ = self._batch(step)
+            if self._sent[role] == self._answered[role]:
+                self._busy_since[role] = time.monotonic()
+            self._switchboard.send(role, Batch(step, arrays, plan.kinds(step), plan.activations(step)))
+            self._sent[role] += 1
+
+    def _resynchronised(self, role: str, step: int, plan: StepPlan) -> bool:
+        """Before a step that both sides start from the reference's state: send it to the candidate; False if not here
+        yet.
+        """
+        if not plan.resync or step == plan.first or (step - plan.first) % plan.resync or role != self._roles[1]:
+            return True
+        if step - 1 not in self._states or self._answered[role] < step:
+            return False
+        self._switchboard.send(role, self._states.pop(step - 1))
+        self._loading += 1
+        return True
+
+    def _quiet(self, role: str) -> bool:
+        return self._sent[role] == self._answered[role]
+
+    def _receive(self, plan: StepPlan, submit: Callable[[StepPair], None]) -> None:
+        waiting = [role for role in self._roles if not self._quiet(role)]
+        if not waiting:
+            wait(list(self._compared)[:1], _TICK_S)
+            unasked = self._switchboard.poll(0)
+            if unasked is not None:
+                raise _out_of_turn(*unasked)
+            return
+        deadline = min(self._busy_since[role] for role in waiting) + self._step_timeout_s
+        role, message = self._switchboard.next(deadline, waiting, "step")
+        if isinstance(message, StateLoaded) and self._loading and role == self._roles[1]:
+            self._loading -= 1
+            return
+        if not isinstance(message, StepResult) or self._quiet(role):
+            raise _out_of_turn(role, message)
+        _check_result(role, message, self._answered[role], plan.kinds(self._answered[role]))
+        if message.other_frameworks_loaded:
+            raise note_fault(
+                WorkerFailure(
+                    f"the {role} worker has come to hold {', '.join(message.other_frameworks_loaded)} by step {message.step}: "
+                    "each side is one framework alone in its process"
+                ),
+                role,
+                "step",
+                message.step,
+            )
+        self._answered[role] += 1
+        self._busy_since[role] = time.monotonic()
+        if (
+            plan.resync
+            and role == self._roles[0]
+            and self._carry_state
+            and (message.step + 1 - plan.first) % plan.resync == 0
+        ):
+            self._states[message.step] = self._carry_state(message)
+        pair = self._results.setdefault(message.step, {})
+        pair[role] = message
+        if len(pair) == len(self._roles):
+            del self._results[message.step]
+            self._done += 1
+            _, digest = self._batch(message.step)
+            submit(StepPair(message.step, pair[self._roles[0]], pair[self._roles[1]], digest))
+
+
+def _out_of_turn(role: str, message: Message) -> Exception:
+    step = getattr(message, "step", None)
+    what = type(message).__name__ + ("" if step is None else f" of step {step}")
+    return note_fault(ProtocolError(f"the {role} worker sent {what} out of turn"), role, "step", step)
+
+
+def _check_result(role: str, result: StepResult, step: int, kinds: Tuple[str, ...]) -> None:
+    """Raise ProtocolError unless ``result`` is that of ``step`` and has all that was asked for."""
+    problem = ""
+    missing = [kind for kind in kinds if kind not in result.tensors and kind not in _MAY_BE_ABSENT]
+    if result.step != step:
+        problem = f"sent a result of step {result.step}, expected step {step}"
+    elif missing:
+        problem = f"sent a result of step {step} without {', '.join(missing)}, which it was asked for"
+    elif result.loss.shape:
+        problem = f"sent a loss of shape {list(result.loss.shape)} at step {step}, expected a scalar"
+    if problem:
+        raise note_fault(ProtocolError(f"the {role} worker {problem}"), role, "step", step)

@@ -1,0 +1,253 @@
+"""One conversation with two workers, from their start to their end: start, configure, match names, exchange weights,
+step.
+
+Whatever happens inside, `Session` leaves no process, socket or private folder behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Callable, Dict, List, Literal, Mapping, Optional, Tuple, Type
+
+import numpy as np
+
+from stepalign.coordinator.cases.batches import BatchSource
+from stepalign.coordinator.cases.case import Case, WeightsSection
+from stepalign.coordinator.cases.weights_file import read_weights_file
+from stepalign.coordinator.processes.payload import write_payload
+from stepalign.coordinator.processes.private_folder import PrivateFolder
+from stepalign.coordinator.processes.stopping import stop_workers
+from stepalign.coordinator.processes.switchboard import Switchboard, note_fault
+from stepalign.coordinator.processes.worker_process import WorkerProcess, WorkerSpec
+from stepalign.coordinator.sessions.dropout_places import shared_places
+from stepalign.coordinator.sessions.lockstep import Lockstep, StepPair, StepPlan
+from stepalign.coordinator.sessions.naming import NameMap, match_names
+from stepalign.protocol import messages
+from stepalign.protocol.errors import CaseError, WorkerFailure
+from stepalign.protocol.messages import Named
+from stepalign.protocol.script import PAYLOAD_NAME
+from stepalign.protocol.specs import Declaration
+
+
+@dataclass(frozen=True)
+class Member:
+    """One worker of a session. ``side`` says whose script and framework it runs; ``role`` is its own name."""
+
+    role: str
+    side: str
+    spec: WorkerSpec
+    device: str
+    threads: int
+    jitter: bool = False
+
+
+class Session:
+    """Two workers of one case: ``members[0]`` is the reference, ``members[1]`` the candidate."""
+
+    def __init__(
+        self, case: Case, members: Tuple[Member, Member], task: Literal["train", "schedule"], on_tick: Callable[[], None]
+    ) -> None:
+        self._case = case
+        self._members = members
+        self._task = task
+        self._on_tick = on_tick
+        self._workers: List[WorkerProcess] = []
+        self._switchboard: Optional[Switchboard] = None
+        self._private: Optional[PrivateFolder] = None
+        self.facts: Dict[str, messages.WorkerFacts] = {}
+        self.declarations: Dict[str, Declaration] = {}
+        self.names: NameMap = NameMap((), ())
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        try:
+            stop_workers(self._workers, self._switchboard if error is None else None, self._case.file.deadline.stop_s)
+        finally:
+            for worker in self._workers:
+                worker.close()
+            if self._switchboard is not None:
+                self._switchboard.close()
+            if self._private is not None:
+                self._private.remove()
+
+    @property
+    def switchboard(self) -> Switchboard:
+        assert self._switchboard is not None, "the session was not started"
+        return self._switchboard
+
+    def start(self) -> None:
+        """Start both workers and have each say who it is."""
+        self._private = PrivateFolder()
+        private = self._private.path
+        payload = private / PAYLOAD_NAME
+        write_payload(payload)
+        self._switchboard = Switchboard(private, self._on_tick)
+        for member in self._members:
+            worker = WorkerProcess(member.spec, payload, self._switchboard.endpoint, private)
+            self._workers.append(worker)
+            self._switchboard.add(worker)
+        self._switchboard.greet(self._case.file.deadline.start_s)
+
+    def build(self) -> None:
+        """Have both sides import their framework and build their training; match their tensors by name."""
+        requests = {member.role: self._configuration(member) for member in self._members}
+        ready = self.switchboard.ask(requests, messages.Ready, self._case.file.deadline.build_s, "build")
+        for member in self._members:
+            answer = ready[member.role]
+            self._take_facts(member, answer.facts)
+            self.declarations[member.role] = answer.declaration
+        self.names = self._match()
+        if self._case.file.compare.dropout == "shared":
+            self._share_dropout()
+        self._forget_names()
+
+    def build_schedules(self) -> Dict[str, messages.ScheduleReady]:
+        """Have both sides build their optimizer and scheduler alone."""
+        requests = {member.role: self._configuration(member) for member in self._members}
+        ready = self.switchboard.ask(requests, messages.ScheduleReady, self._case.file.deadline.build_s, "build")
+        for member in self._members:
+            self._take_facts(member, ready[member.role].facts)
+        self._forget_names()
+        return ready
+
+    def _forget_names(self) -> None:
+        """Delete the private folder: all are connected and have imported what they need of the payload."""
+        if self._private is not None:
+            self._private.remove()
+
+    def read_rates(self, steps: int) -> Dict[str, np.ndarray]:
+        """Return each side's rates, float64 [steps, groups]."""
+        request = messages.ReadRates(steps)
+        answers = self.switchboard.ask(
+            {member.role: request for member in self._members}, messages.Rates, self._case.file.deadline.rates_s, "rates"
+        )
+        return {role: answer.rates for role, answer in answers.items()}
+
+    def read_weights(self, role: str) -> Named:
+        """Return one side's parameters and persistent buffers, by its own names."""
+        answer = self.switchboard.ask({role: messages.SendWeights()}, messages.Weights, self._weights_s, "weights")
+        return dict(answer[role].tensors)
+
+    def load_weights(self, tensors: Mapping[str, Named]) -> Dict[str, Named]:
+        """Load ``role -> tensors`` and return, by role, what was read back with other bytes than were sent."""
+        requests = {role: messages.LoadWeights(dict(named)) for role, named in tensors.items()}
+        answers = self.switchboard.ask(requests, messages.WeightsLoaded, self._weights_s, "weights")
+        return {role: dict(answer.differing) for role, answer in answers.items()}
+
+    def load_state(self, role: str, state: messages.LoadState) -> None:
+        """Have one side continue from another state."""
+        self.switchboard.ask({role: state}, messages.StateLoaded, self._weights_s, "weights")
+
+    def exchange_weights(self) -> Dict[str, Named]:
+        """Give both sides the case's initial weights; return, by role, all tensors as each side holds them now."""
+        source = self._case.file.weights.source
+        reference, candidate = (member.role for member in self._members)
+        if source == "none":
+            return {role: self.read_weights(role) for role in (reference, candidate)}
+        if source in ("torch", "paddle"):
+            origin = reference if source == "torch" else candidate
+            other = candidate if source == "torch" else reference
+            given = self.read_weights(origin)
+            carried = self.names.carry(source, given, self.declarations[other].tensors)
+            differing = self.load_weights({other: carried})
+            return {origin: given, other: {**carried, **differing[other]}}
+        given = read_weights_file(self._case.folder / source, self.declarations[reference].tensors)
+        carried = self.names.carry("torch", given, self.declarations[candidate].tensors)
+        loaded = self.load_weights({reference: given, candidate: carried})
+        return {reference: {**given, **loaded[reference]}, candidate: {**carried, **loaded[candidate]}}
+
+    def step(self, plan: StepPlan, batches: BatchSource, on_pair: Callable[[StepPair], None]) -> None:
+        """Run the plan's steps on both sides."""
+        reference, candidate = (member.role for member in self._members)
+        digests: Dict[int, str] = {}
+
+        def batch(step: int) -> Tuple[Named, str]:
+            if step not in digests:
+                digests[step] = batches.digest(step)
+            return batches[step], digests[step]
+
+        Lockstep(
+            self.switchboard, reference, candidate, batch, self._case.file.deadline.step_s, self._carry_state
+        ).run(plan, on_pair)
+
+    def _carry_state(self, result: messages.StepResult) -> messages.LoadState:
+        """Return the reference's state after a step, in the candidate's terms."""
+        declaration = self.declarations[self._members[1].role]
+        tensors = {**result.tensors.get("parameter", {}), **result.tensors.get("buffer", {})}
+        state: Named = {}
+        by_slot: Dict[str, Named] = {}
+        for name, array in result.tensors.get("optimizer_state", {}).items():
+            tensor, _, slot = name.rpartition("/")
+            by_slot.setdefault(slot, {})[tensor] = array
+        for slot, arrays in by_slot.items():
+            for piece in self.names.pieces:
+                if piece.torch.tensor not in arrays:
+                    continue
+                value, name = arrays[piece.torch.tensor], f"{piece.paddle.tensor}/{slot}"
+                if value.ndim == 0:
+                    state[name] = value
+                    continue
+                spec = next(item for item in declaration.tensors if item.name == piece.paddle.tensor)
+                state.setdefault(name, np.zeros(spec.shape, value.dtype))
+                piece.paddle.write(state[name], piece.torch.read(value))
+        return messages.LoadState(self.names.carry("torch", tensors, declaration.tensors), state)
+
+    @property
+    def _weights_s(self) -> float:
+        return self._case.file.deadline.weights_s
+
+    def _configuration(self, member: Member) -> messages.Configure:
+        file = self._case.file
+        return messages.Configure(
+            task=self._task,
+            name=file.name,
+            folder=str(self._case.folder),
+            script=str(self._case.script(member.side)),
+            steps=file.schedule.steps if self._task == "schedule" else file.steps,
+            mode=file.mode,
+            dtype=file.dtype,
+            seed=file.seed,
+            device=member.device,
+            threads=member.threads,
+            options=file.options,
+            dropout=file.compare.dropout,
+            jitter=member.jitter,
+        )
+
+    def _take_facts(self, member: Member, facts: messages.WorkerFacts) -> None:
+        """Keep a worker's facts; refuse one that is not the side it should be (contract 6.2)."""
+        if facts.framework != member.side or facts.other_frameworks_loaded:
+            loaded = ", ".join(facts.other_frameworks_loaded) or facts.framework
+            raise note_fault(
+                WorkerFailure(
+                    f"the {member.role} worker holds {loaded}: each side is one framework alone in its process; "
+                    f"check [{member.side}] python in case.toml"
+                ),
+                member.role,
+                "build",
+                None,
+            )
+        self.facts[member.role] = facts
+
+    def _share_dropout(self) -> None:
+        """Have both sides draw dropout's masks by the common rule, under the same names of places."""
+        reference, candidate = (member.role for member in self._members)
+        places = shared_places(self.names, self.declarations[reference].modules, self.declarations[candidate].modules)
+        requests = {role: messages.ShareDropout(named) for role, named in zip((reference, candidate), places)}
+        self.switchboard.ask(requests, messages.DropoutShared, self._case.file.deadline.build_s, "build")
+
+    def _match(self) -> NameMap:
+        reference, candidate = (self.declarations[member.role] for member in self._members)
+        if self._members[0].side == self._members[1].side:
+            return match_names(reference.tensors, candidate.tensors, WeightsSection(), reference.modules, candidate.modules)
+        for declaration, member in ((reference, self._members[0]), (candidate, self._members[1])):
+            if not any(spec.kind == "parameter" for spec in declaration.tensors):
+                raise CaseError(f"the {member.side} side's model has no parameters: there is nothing to train")
+        return match_names(
+            reference.tensors, candidate.tensors, self._case.file.weights, reference.modules, candidate.modules
+        )

@@ -1,0 +1,218 @@
+"""The end of a run in a terminal, and its progress: narrow, plain where it must be, in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from stepalign.coordinator.report.rows import chosen_steps, relative, step_row
+from stepalign.coordinator.report.terminal import Progress, print_verdict
+from stepalign.coordinator.results.result import ErrorFacts, Result, Series, Verdict
+
+from ..made_up_results import HOSTILE_NAME, aligned, diverged, every_result, failed, schedule_only
+
+_RESULTS = every_result()
+
+
+class _Terminal(io.StringIO):
+    """A terminal that keeps what it is shown."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def _printed(result: Result, folder: Path | None = None, rate_steps: Sequence[int] = ()) -> str:
+    file = io.StringIO()
+    print_verdict(result, folder, file, rate_steps)
+    return file.getvalue()
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", _RESULTS)
+def test_every_result_fits_80_columns_without_terminal_sequences(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    lines = _printed(_RESULTS[name]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if "\x1b" in line or line != line.rstrip()]
+
+
+def test_the_end_of_a_run_is_told_in_order(tmp_path: Path) -> None:
+    (tmp_path / "report.html").touch()
+    text = _printed(diverged(), tmp_path)
+    parts = ["step", "VERDICT", "WHERE", "WHY", "KNOWN", "WARNING", "NEXT", "run folder", "report  "]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_the_divergence_is_told_with_both_names_both_values_and_what_was_allowed() -> None:
+    text = _flat(_printed(diverged()))
+    assert f"step 2, parameter {HOSTILE_NAME}, element [3]" in text
+    assert "in paddle: encoders.0.bias" in text
+    assert "torch 0.125, paddle 0.25" in text
+    assert "rtol 2.5e-07, atol 1e-09" in text and "12345 ulp" in text and "1 of 8 out" in text
+
+
+def test_three_causes_are_told_most_likely_first_each_with_its_fix() -> None:
+    text = _flat(_printed(diverged()))
+    order = [
+        text.index(word) for word in ("decay on bias", "pass apply_decay_param_fun", "epsilon", "set epsilon", "betas")
+    ]
+    assert order == sorted(order)
+    assert "confidence 97 %" in text and "rounding" not in text and "and 1 more in the report" in text
+
+
+def test_known_differences_are_merged_by_code() -> None:
+    text = _flat(_printed(diverged()))
+    assert text.count("batch norm running variance") == 1
+    assert "20 tensors, first bn0.running_var" in text
+
+
+def test_a_long_run_shows_its_first_steps_the_divergent_one_and_the_last() -> None:
+    text = _printed(diverged(steps=1000, at=500))
+    table = text[: text.index("VERDICT")].splitlines()
+    steps = [line.split()[0] for line in table[2:] if line.split() and line.split()[0].isdigit()]
+    assert steps == ["0", "1", "2", "3", "4", "5", "6", "499", "500", "501", "998", "999"]
+
+
+def test_the_rates_row_is_of_the_group_that_is_furthest_apart() -> None:
+    series = Series(lr_torch=((1e-3, 2e-3),), lr_paddle=((1e-3, 2.002e-3),))
+    row = step_row(series, 0)
+    assert (row.torch_rate, row.paddle_rate, row.group) == (2e-3, 2.002e-3, 1)
+    assert row.rate_difference == pytest.approx(1e-3)
+    assert step_row(Series(lr_torch=((1e-3, 2e-3),), lr_paddle=((1e-3,),)), 0).paddle_rate is None
+
+
+def test_rates_alone_are_shown_at_the_steps_asked_for_and_the_divergent_one() -> None:
+    text = _printed(schedule_only(), rate_steps=[100, 500, 9999])
+    table = text[: text.index("VERDICT")].splitlines()
+    assert [line.split()[0] for line in table[2:] if line] == ["100", "500", "3999", "4000", "4001"]
+    assert "loss" not in "".join(table)
+    assert "the rates differ" in text
+
+
+def test_a_failed_run_tells_its_error_where_it_was_and_which_log_to_read() -> None:
+    text = _printed(failed())
+    assert "the torch worker died: SIGKILL(-9)" in text and "<b>last</b> line" in text
+    assert "side torch, phase step, step 3, signal SIGKILL" in text
+    assert "torch.log" in text and "paddle did not get ready" in text
+
+
+def test_a_failure_without_a_side_names_both_logs() -> None:
+    text = _printed(dataclasses.replace(failed(), error=ErrorFacts("no answer came")))
+    assert "torch.log and paddle.log" in text
+
+
+def test_a_wrong_case_is_told_to_be_mended_not_the_environments() -> None:
+    text = _printed(dataclasses.replace(failed(), error=ErrorFacts("case.toml: stepz: unknown key", exit_code=2)))
+    assert "Mend what the message above names" in text and "doctor" not in text
+
+
+def test_an_inconclusive_run_says_what_settles_it() -> None:
+    text = _flat(_printed(_RESULTS["inconclusive"]))
+    assert "INCONCLUSIVE" in text and "--dtype float64" in text and "compare.resync=1" in text
+
+
+def test_paths_are_never_broken_into_lines(tmp_path: Path) -> None:
+    folder = tmp_path / ("long-" * 30)
+    folder.mkdir()
+    assert str(folder) in _printed(aligned(), folder).splitlines()[-1]
+
+
+def test_colours_are_for_terminals_and_obey_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    coloured, plain = _Terminal(), _Terminal()
+    print_verdict(aligned(), None, coloured)
+    monkeypatch.setenv("NO_COLOR", "1")
+    print_verdict(aligned(), None, plain)
+    assert "\x1b[1;32m" in coloured.getvalue()
+    assert "32m" not in plain.getvalue()
+
+
+def test_the_verdict_goes_to_standard_output_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    print_verdict(aligned(), None)
+    captured = capsys.readouterr()
+    assert "ALIGNED" in captured.out and captured.err == ""
+
+
+def test_progress_off_a_terminal_is_a_line_a_phase_and_the_workers_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(enabled=True) as progress:
+        progress.phase("starting both workers")
+        progress.step(0, 10, 0.5, 0.5, 0.0)
+        progress.worker_line("torch", "loading [bold]weights[/bold] \x1b[31mred\x1b[0m" + "x" * 100 + "\n")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "starting both workers\n[torch] loading [bold]weights[/bold] red" + "x" * 100 + "\n"
+
+
+def test_progress_that_is_not_enabled_says_nothing() -> None:
+    for file in (io.StringIO(), _Terminal()):
+        with Progress(enabled=False, file=file) as progress:
+            progress.phase("starting both workers")
+            progress.step(0, 10, 0.5, 0.5, 0.0)
+            progress.worker_line("torch", "hello")
+        assert file.getvalue() == ""
+
+
+def test_progress_on_a_terminal_shows_step_losses_and_the_greatest_difference_so_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    file = _Terminal()
+    before = set(threading.enumerate())
+    with Progress(enabled=True, file=file) as progress:
+        progress.phase("running 3 steps")
+        for step, difference in enumerate((1e-8, float("nan"), 3e-6)):
+            progress.step(step, 3, 0.5, 0.25, difference)
+            if step == 1:
+                progress.worker_line("paddle", "hello [there]")
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+    shown = file.getvalue()
+    assert "running 3 steps" in shown and "3/3" in shown and "[paddle] hello [there]" in shown
+    assert "torch 0.5, paddle 0.25, greatest difference NaN" in shown
+
+
+def test_differences_of_missing_and_infinite_values_are_named_not_computed() -> None:
+    assert relative(None, 1.0) is None and relative(0.0, 0.0) == 0.0 and relative(0.0, 1e-9) == float("inf")
+    assert relative(float("inf"), float("inf")) == 0.0 and relative(float("inf"), 1.0) == float("inf")
+
+
+def test_chosen_steps_are_never_more_than_there_is_room_for() -> None:
+    for count in (0, 1, 6, 13, 100_000):
+        for evenly in (False, True):
+            steps = chosen_steps(count, 12, important=[-1, 50, 99_999, 10**9], evenly=evenly)
+            assert len(steps) <= 12 and steps == sorted(set(steps)) and all(0 <= step < count for step in steps)
+            assert not count or {0, count - 1} <= set(steps)
+
+
+def test_every_verdict_has_a_headline_and_a_next_step() -> None:
+    assert {result.verdict for result in _RESULTS.values()} == set(Verdict)
+    for result in _RESULTS.values():
+        text = _printed(result)
+        assert "VERDICT" in text and "NEXT" in text
+
+
+def test_a_long_traceback_is_cut_to_its_start_and_its_end() -> None:
+    message = "\n".join(["the torch side failed", *(f"frame {number}" for number in range(40)), "KeyError: 'fc'"])
+    text = _printed(dataclasses.replace(failed(), error=ErrorFacts(message)))
+    assert "the torch side failed" in text and "KeyError: 'fc'" in text and "31 lines, in result.json" in text
+    assert "frame 20" not in text
+
+
+def test_causes_found_before_a_failure_do_not_pass_for_the_failures_reason() -> None:
+    text = _printed(dataclasses.replace(failed(), causes=diverged().causes))
+    assert "CAUSES" in text and "WHY" not in text

@@ -1,0 +1,294 @@
+"""Two doubles in lockstep: matched by step, kept busy, bounded, and stopped by the first fault with nothing lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+
+from stepalign.coordinator.cases.batches import BatchSource
+from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.sessions.lockstep import BATCHES_AHEAD, MAX_LEAD, Lockstep, StepPair, StepPlan
+from stepalign.coordinator.sessions.session import Session
+from stepalign.protocol.errors import DeadlineExceeded, ProtocolError, WorkerFailure
+from stepalign.protocol.messages import Batch, LoadState, Message, StateLoaded, StepResult
+
+KINDS = ("gradient", "parameter")
+
+
+def run(
+    make_case: Any,
+    members: Any,
+    steps: int = 3,
+    take: Callable[[StepPair], None] | None = None,
+    resync: int = 0,
+    toml: str = "",
+    kinds: tuple[str, ...] = KINDS,
+) -> list[StepPair]:
+    """Run a session of two doubles and return the pairs that were compared; they survive in ``run.pairs`` on a
+    failure.
+    """
+    case = load_case(make_case(f'steps = {steps}\ndtype = "float64"\n{toml}'))
+    pairs: list[StepPair] = []
+    run.pairs = pairs  # type: ignore[attr-defined]
+
+    def note(pair: StepPair) -> None:
+        if take is not None:
+            take(pair)
+        pairs.append(pair)
+
+    with Session(case, members, "train", lambda: None) as session:
+        session.start()
+        session.build()
+        session.exchange_weights()
+        plan = StepPlan(0, steps, lambda step: kinds, lambda step: (), resync)
+        session.step(plan, BatchSource(case), note)
+    return pairs
+
+
+def compared_steps() -> list[int]:
+    """The steps whose pairs were compared in the last run; how many there are depends on how far the other side was."""
+    return [pair.step for pair in run.pairs]  # type: ignore[attr-defined]
+
+
+def test_results_are_matched_by_step_and_both_sides_agree(make_case: Any, make_members: Any) -> None:
+    pairs = run(make_case, make_members(), steps=12)
+    assert [pair.step for pair in pairs] == list(range(12))
+    for pair in pairs:
+        assert pair.reference.step == pair.candidate.step == pair.step
+        assert pair.reference.loss == pair.candidate.loss
+        assert pair.reference.batch_digest == pair.candidate.batch_digest == pair.batch_digest
+        ours, theirs = (side.tensors["parameter"]["fc.weight"] for side in (pair.reference, pair.candidate))
+        np.testing.assert_array_equal(ours, theirs.T)
+    losses = [float(pair.reference.loss) for pair in pairs]
+    assert losses == sorted(losses, reverse=True) and len(set(losses)) == 12
+
+
+@pytest.mark.parametrize("side", ["torch", "paddle"])
+def test_a_death_in_a_step_is_told_and_every_finished_pair_was_compared(
+    make_case: Any, make_members: Any, side: str
+) -> None:
+    with pytest.raises(WorkerFailure, match=rf"the {side} worker died in phase forward of step 3: SIGKILL\(-9\)"):
+        run(make_case, make_members(**{side: "forward:3=SIGKILL"}), steps=6)
+    assert compared_steps() in ([], [0], [0, 1], [0, 1, 2])
+
+
+def test_a_death_between_two_steps_is_told(make_case: Any, make_members: Any) -> None:
+    with pytest.raises(WorkerFailure, match="the torch worker died in phase collect of step 2: exit code 9"):
+        run(make_case, make_members(torch="afterStepResult:2=leave"), steps=6)
+    assert compared_steps() in ([], [0], [0, 1], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("StepResult:1=wrong_step", "the paddle worker sent a result of step 6, expected step 1"),
+        (
+            "StepResult:1=twice",
+            "the paddle worker sent (a result of step 1, expected step 2|StepResult of step 1 out of turn)",
+        ),
+        ("StepResult:1=no_arrays", "sent a result of step 1 without gradient, parameter, which it was asked for"),
+        ("StepResult:1=other_message", "the paddle worker sent Finished out of turn"),
+        ("StepResult:1=garbage", "the paddle worker broke the protocol: a header that is not msgpack came"),
+        ("StepResult:1=wrong_version", "the paddle worker broke the protocol: protocol version 99 came"),
+        ("StepResult:1=forever", "the paddle worker sent"),
+    ],
+)
+def test_a_lie_about_a_step_ends_the_run(make_case: Any, make_members: Any, fault: str, message: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(ProtocolError, match=message) as caught:
+        run(make_case, make_members(paddle=fault), steps=6)
+    assert caught.value.fault["side"] == "paddle"  # type: ignore[attr-defined]
+    assert time.monotonic() - started < 20
+    assert compared_steps() in ([], [0], [0, 1])
+
+
+def test_a_step_that_never_ends_meets_its_deadline(make_case: Any, make_members: Any) -> None:
+    with pytest.raises(
+        DeadlineExceeded, match="the torch worker gave no answer in time: it is in phase forward of step 2"
+    ):
+        run(make_case, make_members(torch="forward:2=hang_native"), steps=6, toml="[deadline]\nstep_s = 1.0")
+    assert compared_steps() == [0, 1]
+
+
+def test_a_result_that_is_withheld_meets_the_deadline(make_case: Any, make_members: Any) -> None:
+    with pytest.raises(DeadlineExceeded, match="the paddle worker gave no answer in time"):
+        run(make_case, make_members(paddle="StepResult:2=silence"), steps=3, toml="[deadline]\nstep_s = 1.0")
+
+
+def test_children_of_a_worker_are_gone_with_it(make_case: Any, make_members: Any) -> None:
+    assert len(run(make_case, make_members(torch="forward:1=fork_and_go"))) == 3
+
+
+def test_an_error_of_comparing_is_raised(make_case: Any, make_members: Any) -> None:
+    def fail(pair: StepPair) -> None:
+        if pair.step == 1:
+            raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        run(make_case, make_members(), steps=6, take=fail)
+
+
+def test_comparing_runs_on_a_thread_of_its_own(make_case: Any, make_members: Any) -> None:
+    threads: set[str] = set()
+    run(make_case, make_members(), take=lambda pair: threads.add(threading.current_thread().name))
+    assert len(threads) == 1 and threads.pop().startswith("stepalign-compare")
+
+
+def test_the_candidate_continues_from_the_references_state_every_k_steps(make_case: Any, make_members: Any) -> None:
+    pairs = run(make_case, make_members(), steps=5, resync=2, kinds=("parameter", "optimizer_state", "buffer"))
+    assert [pair.step for pair in pairs] == [0, 1, 2, 3, 4]
+
+
+# ------------------------------------------------------------------- the policy alone, on a switchboard made of lists
+
+
+class ListBoard:
+    """A switchboard whose two workers answer when the test says so."""
+
+    def __init__(self) -> None:
+        self.sent: dict[str, list[Message]] = {"torch": [], "paddle": []}
+        self.open: list[tuple[str, Message]] = []
+        self.answered: list[tuple[str, int]] = []
+        self.prefer: Callable[[list[tuple[str, Message]]], int] = lambda waiting: 0
+        self.on_send: Callable[[], None] = lambda: None
+
+    def send(self, role: str, message: Message) -> None:
+        self.sent[role].append(message)
+        self.open.append((role, message))
+        self.on_send()
+
+    def next(self, deadline: float, waited_for: Any, phase: str) -> tuple[str, Message]:
+        role, message = self.open.pop(self.prefer(self.open))
+        if isinstance(message, LoadState):
+            return role, StateLoaded()
+        assert isinstance(message, Batch)
+        self.answered.append((role, message.step))
+        return role, StepResult(message.step, [0.1], np.asarray(1.0), "d", {}, (), 0.0)
+
+    def poll(self, timeout_s: float) -> None:
+        return None
+
+    def steps(self, role: str) -> list[int]:
+        return [message.step for message in self.sent[role] if isinstance(message, Batch)]
+
+
+def drive(
+    board: ListBoard, steps: int = 8, on_pair: Callable[[StepPair], None] = lambda pair: None, resync: int = 0
+) -> None:
+    lockstep = Lockstep(
+        board,
+        "torch",
+        "paddle",
+        lambda step: ({}, "d"),
+        10.0,
+        lambda result: LoadState({}, {}),  # type: ignore[arg-type]
+    )
+    lockstep.run(StepPlan(0, steps, lambda step: (), lambda step: (), resync), on_pair)
+
+
+def test_the_next_batch_is_there_before_the_last_result_came() -> None:
+    board = ListBoard()
+    ahead: list[int] = []
+    board.on_send = lambda: ahead.append(len(board.open))
+    drive(board)
+    assert max(ahead) == 2 * BATCHES_AHEAD
+    assert board.steps("torch") == board.steps("paddle") == list(range(8))
+
+
+def test_a_fast_side_runs_ahead_by_a_bounded_lead_only() -> None:
+    board = ListBoard()
+    lead = [0]
+
+    def prefer_torch(waiting: list[tuple[str, Message]]) -> int:
+        lead[0] = max(lead[0], len(board.steps("torch")) - sum(role == "paddle" for role, _ in board.answered))
+        return next((index for index, (role, _) in enumerate(waiting) if role == "torch"), 0)
+
+    board.prefer = prefer_torch
+    pairs: list[int] = []
+    drive(board, 20, lambda pair: pairs.append(pair.step))
+    assert pairs == list(range(20))
+    assert BATCHES_AHEAD < lead[0] <= MAX_LEAD
+
+
+def test_slow_comparing_holds_the_workers_back() -> None:
+    board = ListBoard()
+    lead = [0]
+    compared: list[int] = []
+
+    def compare(pair: StepPair) -> None:
+        time.sleep(0.02)
+        lead[0] = max(lead[0], len(board.steps("torch")) - len(compared))
+        compared.append(pair.step)
+
+    drive(board, 12, compare)
+    assert compared == list(range(12))
+    assert lead[0] <= MAX_LEAD
+
+
+def test_a_pair_is_one_step_although_the_answers_come_in_another_order() -> None:
+    board = ListBoard()
+    random = np.random.default_rng(3)
+
+    def any_role(waiting: list[tuple[str, Message]]) -> int:
+        role = waiting[int(random.integers(len(waiting)))][0]
+        return next(index for index, (other, _) in enumerate(waiting) if other == role)
+
+    board.prefer = any_role
+    pairs: list[StepPair] = []
+    drive(board, 30, pairs.append)
+    assert [pair.step for pair in pairs] == list(range(30))
+    assert all(pair.reference.step == pair.candidate.step == pair.step for pair in pairs)
+
+
+def test_state_is_sent_to_the_candidate_alone_between_the_right_steps() -> None:
+    board = ListBoard()
+    drive(board, 7, resync=3)
+    order = ["load" if isinstance(message, LoadState) else message.step for message in board.sent["paddle"]]  # type: ignore[union-attr]
+    assert order == [0, 1, 2, "load", 3, 4, 5, "load", 6]
+    assert not any(isinstance(message, LoadState) for message in board.sent["torch"])
+
+
+@pytest.mark.parametrize("fault", [WorkerFailure("the paddle worker died"), ProtocolError("the paddle worker lied")])
+def test_all_pairs_that_came_before_a_fault_are_compared_before_it_is_raised(fault: Exception) -> None:
+    board = ListBoard()
+    answer = board.next
+    answers = 0
+
+    def fail_later(*arguments: Any) -> tuple[str, Message]:
+        nonlocal answers
+        answers += 1
+        if answers > 7:
+            raise fault
+        return answer(*arguments)
+
+    board.next = fail_later  # type: ignore[method-assign]
+    compared: list[int] = []
+
+    def compare(pair: StepPair) -> None:
+        time.sleep(0.02)
+        compared.append(pair.step)
+
+    with pytest.raises(type(fault), match="the paddle worker"):
+        drive(board, 8, compare)
+    assert compared == list(range(len(compared))) and len(compared) >= 2
+
+
+def test_an_unasked_state_answer_is_refused() -> None:
+    board = ListBoard()
+    board.next = lambda *_: ("torch", StateLoaded())  # type: ignore[method-assign]
+    with pytest.raises(ProtocolError, match="the torch worker sent StateLoaded out of turn"):
+        drive(board)
+
+
+def test_a_loss_that_is_no_scalar_is_refused() -> None:
+    board = ListBoard()
+    result = StepResult(0, [0.1], np.ones(3), "d", {}, (), 0.0)
+    board.next = lambda *_: ("torch", result)  # type: ignore[method-assign]
+    with pytest.raises(
+        ProtocolError, match=r"the torch worker sent a loss of shape \[3\] at step 0, expected a scalar"
+    ):
+        drive(board)
