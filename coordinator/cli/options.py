@@ -1,0 +1,53 @@
+"""Options that several commands share, so that one name means one thing everywhere. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+LANGUAGES = ("en", "zh")
+
+
+def add_case(parser: argparse.ArgumentParser) -> None:
+    """Add the positional CASE."""
+    parser.add_argument("case", type=Path, metavar="CASE", help="the case's folder, which holds case.toml")
+
+
+def add_case_options(parser: argparse.ArgumentParser) -> None:
+    """Add what replaces keys of case.toml."""
+    group = parser.add_argument_group("in place of the case's own settings")
+    group.add_argument("--steps", type=int, metavar="N", help="optimizer steps to run")
+    group.add_argument("--mode", choices=("eval", "train"), help="dropout and batch statistics off or on")
+    group.add_argument("--dtype", choices=("float32", "float64"), help="the dtype of weights and arithmetic")
+    group.add_argument("--seed", type=int, metavar="N", help="the seed that scripts and data see")
+    add_assignments(group)
+
+
+def add_assignments(parser: argparse._ActionsContainer) -> None:
+    """Add ``--set``."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="set a key of case.toml (compare.resync=5) or an option of the scripts (hidden=64); may be repeated",
+    )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add where a run's results go, and what is printed of them."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--out", type=Path, metavar="DIR", help="the run folder: new or empty (default: runs/<case>-<time>)"
+    )
+    group.add_argument("--json", action="store_true", help="print result.json instead of the verdict's text")
+    group.add_argument("--quiet", action="store_true", help="no progress and no worker output on standard error")
+    group.add_argument(
+        "--junit", type=Path, metavar="FILE", help="write the verdict as JUnit XML too, for a CI service"
+    )
+
+
+def add_run_folder(parser: argparse.ArgumentParser) -> None:
+    """Add the positional RUN."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
