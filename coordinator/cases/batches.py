@@ -147,10 +147,11 @@ def _load_arrays(case: Case) -> Batch:
 def _open_script(case: Case, path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise CaseError(f"data.source: no file {path}")
+    there = set(sys.modules)
     module = _with_traceback(lambda: load_script(path, case.folder))
     batches = find_function(module, "batches", path)
     iterable = _call(case, f"batches(case) of {path.name}", lambda: iter(batches(case.view())))
-    loaded = [name for name in ("torch", "paddle") if name in sys.modules]
+    loaded = [name for name in ("torch", "paddle") if name in sys.modules and name not in there]
     if loaded:
         raise CaseError(f"{path} imports {loaded[0]}: batches belong to the coordinator and are made with numpy alone")
     return iterable  # type: ignore[no-any-return]

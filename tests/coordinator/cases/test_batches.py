@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
+import types
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -242,14 +245,26 @@ def test_a_missing_file_is_named(make_case: Any, data: str, message: str) -> Non
     assert message in error_of(make_case(data=data))
 
 
-def test_data_that_imports_a_framework_is_refused(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+@pytest.fixture
+def no_torch_module() -> Iterator[None]:
+    """Have no module named torch, before and after."""
+    sys.modules.pop("torch", None)
+    yield
+    sys.modules.pop("torch", None)
 
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
+
+@pytest.mark.usefixtures("no_torch_module")
+def test_data_that_imports_a_framework_is_refused(make_case: Any) -> None:
     files = {"torch.py": "", "data.py": "import torch\n" + GENERATOR}
     text = error_of(make_case(data='source = "data.py"', files=files))
     assert "imports torch: batches belong to the coordinator and are made with numpy alone" in text
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
+
+
+@pytest.mark.usefixtures("no_torch_module")
+def test_data_is_not_blamed_for_a_framework_that_the_caller_has_imported(make_case: Any) -> None:
+    sys.modules["torch"] = types.ModuleType("torch")
+    source = source_of(make_case(data='source = "data.py"', files={"data.py": GENERATOR}))
+    assert set(source[0]) == {"x", "y"}
 
 
 def test_batch_sizes_are_the_leading_lengths_most_common_first() -> None:
