@@ -9,6 +9,8 @@ from typing import NamedTuple, Optional
 
 SIZE_BYTES = 64
 _LAYOUT = struct.Struct("<q16s")
+_PID = struct.Struct("<q")
+_PID_OFFSET = 32
 
 
 class Status(NamedTuple):
@@ -51,7 +53,24 @@ def create_status(path: str) -> int:
     return descriptor
 
 
+def note_pid(path: str) -> None:
+    """Note that this process is the worker: from here on it is guarded, and tells its stacks on SIGUSR1."""
+    with open(path, "r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), _PID.pack(os.getpid()), _PID_OFFSET)
+
+
+def read_pid(descriptor: int) -> Optional[int]:
+    """Return the worker's pid, or None before it was noted."""
+    (pid,) = _PID.unpack(_page(descriptor, _PID_OFFSET, _PID.size))
+    return pid or None
+
+
 def read_status(descriptor: int) -> Status:
     """Return what the worker noted last."""
-    step, phase = _LAYOUT.unpack(os.pread(descriptor, _LAYOUT.size, 0))
+    step, phase = _LAYOUT.unpack(_page(descriptor, 0, _LAYOUT.size))
     return Status(None if step < 0 else step, phase.rstrip(b"\0").decode("ascii", "replace"))
+
+
+def _page(descriptor: int, offset: int, size_bytes: int) -> bytes:
+    """Return a part of the page; zeros where whoever maps it has cut it short."""
+    return os.pread(descriptor, size_bytes, offset).ljust(size_bytes, b"\0")

@@ -1,7 +1,7 @@
 """A worker's first lines: tie its life to the coordinator's, close the door to the other framework, then speak.
 
-Only the standard library is imported until the process is safe: a fatal signal leaves a traceback in the log, the end
-of the coordinator is the end of this process group, and the other framework cannot be imported.
+Only the standard library is imported until the process is safe: nothing that it starts outlives it or the coordinator,
+a fatal signal leaves a traceback in the log, and the other framework cannot be imported.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import signal
 import sys
 from typing import NoReturn
 
-from stepalign.workers import isolation, lifeline
+from stepalign.protocol.status import note_pid
+from stepalign.workers import guard, isolation
 
 EXIT_MISSING_PACKAGE = 78
 
 
 def main() -> NoReturn:
     """Run one worker as the environment variables ``STEPALIGN_*`` describe it; never returns."""
+    guard.stand(int(os.environ["STEPALIGN_LIFELINE"]))
     faulthandler.enable(all_threads=True)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    note_pid(os.environ["STEPALIGN_STATUS"])
     role = os.environ["STEPALIGN_ROLE"]
     framework = os.environ["STEPALIGN_FRAMEWORK"]
     endpoint = os.environ["STEPALIGN_ENDPOINT"]
-    lifeline.hold(int(os.environ["STEPALIGN_LIFELINE"]))
     isolation.forbid_other_frameworks(framework)
     try:
         from stepalign.workers import runtime

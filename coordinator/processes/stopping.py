@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from typing import Iterable, List, Optional
 
@@ -24,10 +23,10 @@ def stop_workers(workers: Iterable[WorkerProcess], switchboard: Optional[Switchb
             except StepalignError:
                 continue
         alive = _wait_for(alive, finish_s)
-    for number, patience_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, TERM_S)):
+    for step in (WorkerProcess.terminate, WorkerProcess.kill):
         for worker in alive:
-            worker.signal_group(number)
-        alive = _wait_for(alive, patience_s)
+            step(worker)
+        alive = _wait_for(alive, TERM_S)
 
 
 def _wait_for(workers: List[WorkerProcess], timeout_s: float) -> List[WorkerProcess]:

@@ -1,8 +1,10 @@
 """Starts and ends one worker's process: the mechanism. When to end it is decided elsewhere.
 
-The process leads a group of its own; only that group is ever signalled. It holds the reading end of a pipe whose writer
-is this process, so it cannot outlive us. Its output goes straight to its log file. Of the paths that Python takes from
-its surroundings it gets none of ours, only what the case names.
+What we start leads a group of its own and parts in two: a guard, and the worker as its child (`workers/guard.py`). Only
+the guard is ever signalled from here; it passes signals on, ends all that the worker started, and ends as the worker
+did. It holds the reading end of a pipe whose writer is this process, so nothing of it can outlive us. The worker's output
+goes straight to its log file. Of the paths that Python takes from its surroundings it gets none of ours, only what the
+case names.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Dict, Iterator, Optional, Tuple
 
 from stepalign.protocol.errors import EnvironmentFailure, StepalignError
-from stepalign.protocol.status import Status, create_status, read_status
+from stepalign.protocol.status import Status, create_status, read_pid, read_status
 
 LOG_TAIL_LINES = 25
 _MAX_TAIL_SIZE_BYTES = 16 << 10
 _MAX_STACKS_SIZE_BYTES = 64 << 10
+_GUARD_S = 7.0
+"""A guard that was told to end all needs less, unless the kernel cannot end a process."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class WorkerProcess:
             os.close(self._status)
             raise StepalignError(f"the {spec.role} worker's log {spec.log} cannot be written: {error.strerror}") from None
         try:
-            with log:
+            with log, _pinned(spec.cores):
                 self.process = subprocess.Popen(
                     [str(spec.interpreter), "-u", str(payload)],
                     stdin=subprocess.DEVNULL,
@@ -74,31 +78,22 @@ class WorkerProcess:
                     pass_fds=(reader,),
                     start_new_session=True,
                 )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, _CoresRefused) as error:
             os.close(self._lifeline)
             os.close(self._status)
+            if isinstance(error, _CoresRefused):
+                raise EnvironmentFailure(f"the {spec.role} worker cannot run on {error}") from None
             raise EnvironmentFailure(
                 f"the {spec.role} worker's interpreter {spec.interpreter} does not start: {error}"
             ) from None
         finally:
             os.close(reader)
         self.pidfd = os.pidfd_open(self.process.pid)
-        if spec.cores:
-            self._pin(spec.cores)
-
-    def _pin(self, cores: Tuple[int, ...]) -> None:
-        try:
-            os.sched_setaffinity(self.process.pid, cores)
-        except ProcessLookupError:
-            return  # it has ended already, which whoever waits for its first word will be told
-        except OSError as error:
-            self.close()
-            listed = ", ".join(str(core) for core in cores)
-            raise EnvironmentFailure(f"the {self.spec.role} worker cannot run on cores {listed}: {error.strerror}") from None
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        """The worker's own pid; that of the process which becomes its guard, before there is a worker."""
+        return read_pid(self._status) or self.process.pid
 
     def status(self) -> Status:
         """Return the step and the phase that the worker noted last."""
@@ -116,18 +111,25 @@ class WorkerProcess:
             return False
         return True
 
-    def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to the worker and its children; nothing happens if all are gone."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+    def terminate(self) -> None:
+        """Send SIGTERM to the worker's group, by way of its guard; nothing happens if all are gone."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL to the worker's group; its guard then ends whatever else the worker started."""
+        if self.process.poll() is None:
+            with contextlib.suppress(OSError):  # the reading end is gone: so is whoever held it
+                os.write(self._lifeline, b"\0")
+            if read_pid(self._status) is None:  # no guard yet: the interpreter still starts, or is no Python
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def dump_stacks(self, wait_s: float = 1.0) -> str:
         """Ask a living worker for the stack of each thread; return what it wrote to its log."""
-        before = size = self._log_size_bytes()
-        try:
-            os.kill(self.process.pid, signal.SIGUSR1)
-        except ProcessLookupError:
+        if self.process.poll() is not None or read_pid(self._status) is None:
             return ""
+        before = size = self._log_size_bytes()
+        os.kill(self.process.pid, signal.SIGUSR1)
         deadline = time.monotonic() + wait_s
         settled = False
         while time.monotonic() < deadline and not settled:
@@ -158,14 +160,36 @@ class WorkerProcess:
             return ""
 
     def close(self) -> None:
-        """Kill what is left of the group, reap it and give its handles back."""
-        if self.process.poll() is None:
-            self.signal_group(signal.SIGKILL)
+        """Kill what is left, reap it and give its handles back."""
+        self.kill()
+        if not self.wait(_GUARD_S):
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        self.signal_group(signal.SIGKILL)
         os.close(self.pidfd)
         os.close(self._lifeline)
         os.close(self._status)
+
+
+class _CoresRefused(Exception):
+    """The kernel does not let the worker run on its cores."""
+
+
+@contextlib.contextmanager
+def _pinned(cores: Tuple[int, ...]) -> Iterator[None]:
+    """Bind this thread to ``cores`` for as long as it takes to start a process, which inherits them."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:
+        listed = ", ".join(str(core) for core in cores)
+        raise _CoresRefused(f"cores {listed}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def name_exit(code: int) -> str:

@@ -1,4 +1,5 @@
-"""A coordinator for its own death: starts one double, prints the worker's pid once it is where it should be, and waits."""
+"""A coordinator for its own death: starts one double, prints its pid and its guard's once it is where it should be, and
+waits."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def main(fault: str, note: str, folder: str) -> None:
     board.add(worker)
     while not Path(note).exists() and worker.exit_code() is None:
         board.poll(0.05)
-    print(worker.pid, flush=True)
+    print(worker.pid, worker.process.pid, flush=True)
     time.sleep(1000)
 
 

@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -97,6 +98,26 @@ def misbehave(action: str) -> None:
         fork_and_hang()
     elif action == "fork_and_go":
         note(fork_sleeper())
+    elif action == "daemon":
+        note(fork_daemon())
+        ctypes.PyDLL(None).sleep(1000)
+    elif action == "daemon_and_go":
+        note(fork_daemon())
+    elif action == "daemon_and_die":
+        note(fork_daemon())
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif action == "orphans":
+        for _ in range(20):
+            if not os.fork():
+                os.fork()
+                os._exit(0)
+            os.wait()
+        note()
+    elif action == "tidy_child":
+        fork_tidy_child()
+    elif action == "close_lifeline":
+        os.close(int(os.environ["STEPALIGN_LIFELINE"]))
+        misbehave("hang_busy")
     elif action == "close_files":
         note()
         os.closerange(3, 256)
@@ -110,6 +131,39 @@ def misbehave(action: str) -> None:
         os.chdir("/")
     elif action:
         raise AssertionError(f"the double knows no action {action}")
+
+
+def watch_the_clock() -> None:
+    hang_in_python()
+
+
+def fork_daemon() -> int:
+    """Start what leaves everything behind: parent, group, session, environment, descriptors, working directory."""
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.write(writing, b"%d" % os.getpid())
+        os.chdir("/")
+        os.closerange(0, 256)
+        os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", DEAF], {})
+    os.wait()
+    return int(os.read(reading, 32))
+
+
+DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1000)"
+
+
+def fork_tidy_child() -> None:
+    """Start a child that ends, after some tidying, when this process does; SIGTERM would keep it from that."""
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.close(writing)
+        os.read(reading, 1)
+        time.sleep(0.05)
+        with open(NOTE + ".tidied", "w", encoding="ascii"):
+            os._exit(0)
 
 
 def hang_in_python() -> None:
@@ -274,6 +328,7 @@ CLIENT = []
 
 
 def make_client(*arguments: str) -> Client:
+    threading.Thread(target=watch_the_clock, daemon=True).start()
     CLIENT.append(DoubleClient(*arguments))
     return CLIENT[0]
 
