@@ -19,7 +19,8 @@ from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.environments import managed
 from stepalign.coordinator.processes.interruption import Interruption
 from stepalign.coordinator.report.ci_outputs import tell_ci, told_to_ci
-from stepalign.coordinator.report.terminal import Progress, print_verdict
+from stepalign.coordinator.report.live import LiveView
+from stepalign.coordinator.report.terminal import print_verdict
 from stepalign.coordinator.results.result import Result
 from stepalign.coordinator.results.result_json import to_json
 from stepalign.coordinator.running.run import run_case
@@ -72,8 +73,8 @@ def _watched(
     started_s = time.monotonic()
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
-        progress = stack.enter_context(Progress(enabled=not options.quiet))
-        tail = LogTail(lambda side, line: None if options.quiet else progress.worker_line(side, line))
+        view = stack.enter_context(LiveView(enabled=not options.quiet))
+        tail = LogTail(view.worker_line)
 
         def tick() -> None:
             tail.read()
@@ -81,9 +82,10 @@ def _watched(
 
         def step(pair: StepPair, judgement: StepJudgement) -> None:
             losses = float(pair.reference.loss), float(pair.candidate.loss)
-            progress.step(pair.step, case.steps, *losses, abs(losses[0] - losses[1]))
+            view.step(pair.step, case.steps, losses, (pair.reference.lr, pair.candidate.lr))
 
-        result, folder = call(Watcher(progress.phase, step, tick, tail.follow))
+        watcher = Watcher(view.phase, step, tick, tail.follow, view.follow_workers, view.follow_worst)
+        result, folder = call(watcher)
         tail.read()
     if options.json:
         print(json.dumps(to_json(result), indent=1, allow_nan=False))

@@ -1,25 +1,24 @@
-"""What a person sees in a terminal: the end of a run on standard output, its progress on standard error.
+"""What a person sees in a terminal when a run has ended: verdict, where, why, what to do; then notes, steps, paths.
 
-Guarantees: 80 columns are enough; no terminal sequence is written to what is not a terminal, nor passed on from a
-worker's text; colours follow NO_COLOR.
+Guarantees: 80 columns are enough; a long run's steps are sampled; no terminal sequence is written to what is not a
+terminal, nor passed on from a worker's text; colours follow NO_COLOR. `live` shows a run while it goes on.
 """
 
 from __future__ import annotations
 
-import math
 import sys
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
-from rich import progress
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stepalign.coordinator.languages.translation import say
 from stepalign.coordinator.report import wording
+from stepalign.coordinator.report.consoles import open_console
 from stepalign.coordinator.report.rows import (
     StepRow,
     around_divergence,
@@ -30,13 +29,12 @@ from stepalign.coordinator.report.rows import (
 )
 from stepalign.coordinator.results.result import ErrorFacts, Result, Verdict
 
-PLAIN_WIDTH = 80
-_MAX_WIDTH = 100
-_MAX_ROWS = 12
+_MAX_ROWS = 10
 _LABEL_WIDTH = 9
 _SHOWN_CAUSES = 3
 _SHOWN_LINES = 5
 _ERROR_START, _ERROR_END = 4, 7
+_PATHS = (("report", "report.html"), ("table for the pull request", "losses.md"))
 _STYLES = {
     Verdict.ALIGNED: "bold green",
     Verdict.DIVERGED: "bold red",
@@ -48,21 +46,15 @@ _STYLES = {
 def print_verdict(
     result: Result, folder: Path | None, file: TextIO | None = None, rate_steps: Sequence[int] = ()
 ) -> None:
-    """Print a run's end: the table of steps, then verdict, where, why, what is known, what to do, the paths.
+    """Print a run's end: verdict, where, why, what to do; what is known besides, a table of steps, the paths.
 
     ``file`` is standard output by default. A result of rates alone gets a table of rates at ``rate_steps``.
     """
-    console = _console(sys.stdout if file is None else file)
-    _print_table(console, result, rate_steps)
+    console = open_console(sys.stdout if file is None else file)
     for label, lines in _sections(result):
         _print_section(console, label, lines)
+    _print_table(console, result, rate_steps)
     _print_paths(console, folder)
-
-
-def _console(file: TextIO) -> Console:
-    console = Console(file=file, highlight=False, markup=False, emoji=False)
-    console.width = min(console.width, _MAX_WIDTH) if console.is_terminal else PLAIN_WIDTH
-    return console
 
 
 def _print_table(console: Console, result: Result, rate_steps: Sequence[int]) -> None:
@@ -77,8 +69,8 @@ def _print_table(console: Console, result: Result, rate_steps: Sequence[int]) ->
     else:
         steps = chosen_steps(count, _MAX_ROWS, important, evenly=schedule_only)
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")
-    losses = () if schedule_only else ("torch\nloss", "paddle\nloss", "difference\n")
-    for heading in ("step\n", *losses, "torch\nlr", "paddle\nlr", "relative\ndifference"):
+    losses = () if schedule_only else (say("torch loss"), say("paddle loss"), say("difference"))
+    for heading in (say("step"), *losses, say("torch rate"), say("paddle rate"), say("relative")):
         table.add_column(heading, justify="right", no_wrap=True)
     diverged_at = result.first_divergence.step if result.first_divergence is not None else None
     previous = -1
@@ -92,7 +84,7 @@ def _print_table(console: Console, result: Result, rate_steps: Sequence[int]) ->
     for line in capture.get().splitlines():
         console.out(line.rstrip(), highlight=False)
     if (groups := group_count(series)) > 1:
-        console.print(f"rates: of {groups} groups, the one that is furthest apart at each step", style="dim")
+        console.print(say(f"rates: of {groups} groups, the one that is furthest apart at each step"), style="dim")
     console.print()
 
 
@@ -115,49 +107,43 @@ def _print_section(console: Console, label: str, lines: Iterable[Text]) -> None:
     wrapped = [part for line in lines for part in line.wrap(console, console.width - _LABEL_WIDTH - 1)]
     for position, part in enumerate(wrapped):
         part.rstrip()
-        start = Text(f"{label if position == 0 else '':<{_LABEL_WIDTH}}", style="bold")
+        shown = label if position == 0 else ""
+        start = Text.assemble((shown, "bold"), " " * (_LABEL_WIDTH - cell_len(shown)))
         console.print(start + part if part else Text(), soft_wrap=True)
     console.print()
 
 
 def _sections(result: Result) -> Iterable[tuple[str, list[Text]]]:
-    verdict = Text(result.verdict.value.upper(), style=_STYLES[result.verdict])
+    verdict = Text(wording.verdict_words(result.verdict).upper(), style=_STYLES[result.verdict])
     sides = f"{wording.side_line('torch', result.torch)}, {wording.side_line('paddle', result.paddle)}"
-    headline = Text.assemble(verdict, f": {wording.headline(result)}")
-    yield "VERDICT", [headline, _line(wording.case_line(result)), _line(sides)]
+    headline = Text.assemble(verdict, f"{say(': ')}{wording.headline(result)}")
+    yield say("VERDICT"), [headline, _line(wording.case_line(result)), _line(sides)]
     if result.error is not None:
-        yield "ERROR", _error_lines(result.error)
+        yield say("ERROR"), _error_lines(result.error)
     if result.first_divergence is not None:
         place = result.first_divergence
         title = Text(wording.plain(wording.place_line(place)), style="bold")
-        details = (
-            wording.other_name_line(place),
-            wording.values_line(place),
-            wording.measures_line(place),
-            wording.tolerance_line(place),
-            place.reason,
-        )
-        yield "WHERE", [title, *(_line(text) for text in details if text)]
+        yield say("WHERE"), [title, *map(_line, wording.place_details(place))]
     if result.causes:
-        yield "WHY" if result.verdict is Verdict.DIVERGED else "CAUSES", _cause_lines(result)
+        yield say("WHY" if result.verdict is Verdict.DIVERGED else "CAUSES"), _cause_lines(result)
     elif result.verdict is Verdict.DIVERGED:
-        yield "WHY", [_line("no cause was proved from what this run holds")]
+        yield say("WHY"), [_line(say("no cause was proved from what this run holds"))]
+    yield say("NEXT"), [_line(text) for text in wording.next_steps(result)]
     if result.known_differences:
-        yield "KNOWN", _listed([group.line for group in wording.known_groups(result.known_differences)])
+        yield say("KNOWN"), _listed([group.line for group in wording.known_groups(result.known_differences)])
     if "schedules" in result.compared:
-        yield "SCHEDULE", [_line(str(result.compared["schedules"]))]
+        yield say("SCHEDULE"), [_line(say(str(result.compared["schedules"]), "causes"))]
     if result.warnings:
-        yield "WARNING", _listed(result.warnings)
-    yield "NEXT", [_line(text) for text in wording.next_steps(result)]
+        yield say("WARNING"), _listed([say(warning, "causes") for warning in result.warnings])
 
 
 def _error_lines(error: ErrorFacts) -> list[Text]:
     facts = (("side", error.side), ("phase", error.phase), ("step", error.step), ("signal", error.signal))
-    where = ", ".join(f"{name} {value}" for name, value in facts if value is not None)
-    lines = error.message.rstrip().splitlines()
+    where = ", ".join(f"{say(name)} {value}" for name, value in facts if value is not None)
+    lines = say(error.message.rstrip(), "errors").splitlines()
     if len(lines) > _ERROR_START + _ERROR_END + 1:
         left_out = len(lines) - _ERROR_START - _ERROR_END
-        lines = [*lines[:_ERROR_START], f"  ... {left_out} lines, in result.json", *lines[-_ERROR_END:]]
+        lines = [*lines[:_ERROR_START], "  " + say(f"... {left_out} lines, in result.json"), *lines[-_ERROR_END:]]
     return [*(_line(line) for line in lines), *([_line(f"({where})")] if where else [])]
 
 
@@ -168,9 +154,9 @@ def _cause_lines(result: Result) -> list[Text]:
         title = f"{position}. {wording.kind_words(cause.code)} ({wording.kind_words(cause.category.value)})"
         lines += [
             *([Text()] if position > 1 else []),
-            Text.assemble((wording.plain(title), "bold"), f", confidence {wording.percent(cause.confidence)}"),
-            _line(cause.evidence),
-            Text.assemble(("Fix: ", "bold green"), wording.plain(cause.fix)),
+            Text.assemble((wording.plain(title), "bold"), say(f", confidence {wording.percent(cause.confidence)}")),
+            _line(say(cause.evidence, "causes")),
+            Text.assemble((say("Fix: "), "bold green"), wording.plain(say(cause.fix, "causes"))),
         ]
     return [*lines, *_more(len(causes) - _SHOWN_CAUSES)]
 
@@ -182,9 +168,12 @@ def _listed(texts: Sequence[str]) -> list[Text]:
 def _print_paths(console: Console, folder: Path | None) -> None:
     if folder is None:
         return
-    console.print(f"run folder  {wording.plain(str(folder))}", soft_wrap=True)
-    if (report := folder / "report.html").is_file():
-        console.print(f"report      {wording.plain(str(report))}", soft_wrap=True)
+    rows = [(say("run folder"), folder)]
+    rows += [(say(label), folder / name) for label, name in _PATHS if (folder / name).is_file()]
+    width = max(cell_len(label) for label, _ in rows)
+    for label, path in rows:
+        space = " " * (width + 2 - cell_len(label))
+        console.print(f"{label}{space}{wording.plain(str(path))}", soft_wrap=True)
 
 
 def _line(text: str) -> Text:
@@ -192,100 +181,4 @@ def _line(text: str) -> Text:
 
 
 def _more(count: int) -> list[Text]:
-    return [Text(f"... and {count} more in the report", style="dim")] if count > 0 else []
-
-
-class Progress:
-    """A run's progress on standard error, as a context manager; may be called from several threads.
-
-    On a terminal it is a live line with the rate of steps and the time left. Elsewhere it is a line a phase, and the
-    workers' lines behind "[torch] ". With ``enabled`` False it is silent.
-    """
-
-    def __init__(self, enabled: bool, file: TextIO | None = None) -> None:
-        self._console = _console(sys.stderr if file is None else file)
-        self._enabled = enabled
-        self._live = _LiveProgress(self._console) if enabled and self._console.is_terminal else None
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Progress:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def phase(self, text: str) -> None:
-        """Say what begins now."""
-        if self._live is not None:
-            self._live.begin(wording.plain(text))
-        else:
-            self._print(text)
-
-    def step(
-        self, step: int, total: int, torch_loss: float | None, paddle_loss: float | None, difference: float | None
-    ) -> None:
-        """Say that ``step`` (from 0) of ``total`` was compared; ``difference`` is that of the losses."""
-        if self._live is not None:
-            self._live.count(step, total, torch_loss, paddle_loss, difference)
-
-    def worker_line(self, side: str, line: str) -> None:
-        """Pass on a line that a worker printed."""
-        self._print(f"[{side}] {line}")
-
-    def _print(self, text: str) -> None:
-        if self._enabled:
-            with self._lock:
-                self._console.print(Text(wording.plain(text).rstrip("\n")), soft_wrap=True)
-
-
-class _LiveProgress(progress.Progress):
-    """The live lines: phase, bar, rate and time left; below them the losses."""
-
-    def __init__(self, console: Console) -> None:
-        self._losses = Text()  # the superclass draws once while it is made
-        self._greatest = 0.0
-        super().__init__(
-            progress.SpinnerColumn(),
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(bar_width=20),
-            progress.TextColumn("{task.fields[counted]}", markup=False),
-            progress.TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._phase = self.add_task("", total=None, visible=False, counted="")
-
-    def begin(self, text: str) -> None:
-        """Start the phase ``text`` with an empty bar."""
-        self._losses, self._greatest = Text(), 0.0
-        self.remove_task(self._phase)
-        self._phase = self.add_task(text, total=None, counted="")
-
-    def count(
-        self, step: int, total: int, torch_loss: float | None, paddle_loss: float | None, difference: float | None
-    ) -> None:
-        """Show the losses of a step that is done."""
-        if difference is not None and not (difference <= self._greatest or math.isnan(self._greatest)):
-            self._greatest = difference
-        self._losses = Text(
-            f"  loss: torch {wording.number(torch_loss)}, paddle {wording.number(paddle_loss)},"
-            f" greatest difference {wording.number(self._greatest, 2)}"
-        )
-        self.update(self._phase, total=total, completed=step + 1, counted=f"{step + 1}/{total}{self._speed()}")
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        """Return the bar and, once there are any, the losses."""
-        yield from super().get_renderables()
-        if self._losses:
-            yield self._losses
-
-    def _speed(self) -> str:
-        speed = next((task.speed for task in self.tasks if task.id == self._phase), None)
-        return f", {speed:.1f} steps/s" if speed else ""
+    return [Text(say(f"... and {count} more in the report"), style="dim")] if count > 0 else []

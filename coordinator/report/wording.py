@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stepalign.coordinator.languages.translation import say
 from stepalign.coordinator.results.records import from_strict_number
 from stepalign.coordinator.results.result import FirstDivergence, KnownDifference, Result, SideFacts, Verdict
 
@@ -34,10 +35,16 @@ _FAR_BEYOND_ROUNDING = 1e-2
 _SURE = 0.5
 """Below this confidence a cause is a place to look at, not something to apply."""
 
+
 def headline(result: Result) -> str:
     """Return the verdict as half a sentence."""
     words = {**HEADLINES, **_SCHEDULE_HEADLINES} if is_schedule_only(result) else HEADLINES
-    return words[result.verdict]
+    return say(words[result.verdict])
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """Return the verdict's name, in the reader's language."""
+    return say(verdict.value)
 
 
 def plain(text: str) -> str:
@@ -48,7 +55,7 @@ def plain(text: str) -> str:
 def number(value: object, digits: int = 7) -> str:
     """Return a number as people read it, at most ``digits`` significant digits; "missing" for None."""
     if value is None:
-        return "missing"
+        return say("missing")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int):
@@ -60,7 +67,7 @@ def number(value: object, digits: int = 7) -> str:
 
 def kind_words(kind: str) -> str:
     """Return a kind's or category's name in words: ``optimizer_state`` is ``optimizer state``."""
-    return {"lr": "learning rate"}.get(kind, kind.replace("_", " "))
+    return say({"lr": "learning rate"}.get(kind, kind.replace("_", " ")), "causes")
 
 
 def percent(part: float) -> str:
@@ -70,22 +77,39 @@ def percent(part: float) -> str:
 
 def side_line(name: str, side: SideFacts | None) -> str:
     """Return ``torch 2.13.0 on cpu``, or that the side never said what it is."""
-    return f"{name} did not get ready" if side is None else f"{side.framework} {side.version} on {side.device}"
+    if side is None:
+        return say(f"{name} did not get ready")
+    return say(f"{side.framework} {side.version} on {side.device}")
 
 
 def case_line(result: Result) -> str:
     """Return which case ran how far."""
     case = result.case
-    return f"{case.name}: {result.steps_completed} of {case.steps} steps, {case.mode}, {case.dtype}, seed {case.seed}"
+    how = f"{case.mode}, {case.dtype}"
+    return f"{case.name}: " + say(f"{result.steps_completed} of {case.steps} steps, {how}, seed {case.seed}")
 
 
 def place_line(place: FirstDivergence) -> str:
     """Return where the sides first differ: step, kind, torch's name, element."""
     name = place.torch_name or place.paddle_name or ""
-    text = f"step {place.step}, {kind_words(place.kind)}"
+    text = kind_words(place.kind)
     if name not in ("", place.kind):
         text += f" {name}"
-    return f"{text}, element {list(place.index)}" if place.index else text
+    if place.index:
+        return say(f"step {place.step}, {text}, element {list(place.index)}")
+    return say(f"step {place.step}, {text}")
+
+
+def place_details(place: FirstDivergence) -> list[str]:
+    """Return what is known of the place, a line each: paddle's name, values, measures, what was allowed, the reason."""
+    lines = (
+        other_name_line(place),
+        values_line(place),
+        measures_line(place),
+        tolerance_line(place),
+        say(place.reason, "causes"),
+    )
+    return [line for line in lines if line]
 
 
 def other_name_line(place: FirstDivergence) -> str:
@@ -93,8 +117,8 @@ def other_name_line(place: FirstDivergence) -> str:
     if place.torch_name == place.paddle_name:
         return ""
     if place.torch_name is None:
-        return "paddle's name; torch has none"
-    return "torch's name; paddle has none" if place.paddle_name is None else f"in paddle: {place.paddle_name}"
+        return say("paddle's name; torch has none")
+    return say("torch's name; paddle has none") if place.paddle_name is None else say(f"in paddle: {place.paddle_name}")
 
 
 def values_line(place: FirstDivergence) -> str:
@@ -108,11 +132,11 @@ def measures_line(place: FirstDivergence) -> str:
     """Return how far apart the sides are there, or nothing where it was not measured."""
     parts = []
     if place.max_abs is not None:
-        parts.append(f"greatest difference {number(place.max_abs, 4)}")
+        parts.append(say(f"greatest difference {number(place.max_abs, 4)}"))
     if place.max_rel is not None:
-        parts.append(f"relative {number(place.max_rel, 4)}")
+        parts.append(say(f"relative {number(place.max_rel, 4)}"))
     if place.rel_l2 is not None and place.rel_l2 != place.max_rel:
-        parts.append(f"of the whole tensor {number(place.rel_l2, 4)}")
+        parts.append(say(f"of the whole tensor {number(place.rel_l2, 4)}"))
     if place.max_ulp is not None and place.max_ulp <= TELLING_ULP:
         parts.append(f"{place.max_ulp} ulp")
     return ", ".join(parts)
@@ -123,11 +147,11 @@ def tolerance_line(place: FirstDivergence) -> str:
     if place.rtol is None and place.atol is None:
         return ""
     if not place.rtol and not place.atol:
-        return "allowed: none, the values must be the same"
+        return say("allowed: none, the values must be the same")
     rtol, atol = place.rtol or 0.0, place.atol or 0.0
     allowed = atol + rtol * abs(place.torch) if place.torch is not None else math.nan
     text = f"rtol {number(rtol, 4)}, atol {number(atol, 4)}"
-    return f"allowed: {number(allowed, 4)} ({text})" if math.isfinite(allowed) else f"allowed: {text}"
+    return say(f"allowed: {number(allowed, 4)} ({text})") if math.isfinite(allowed) else say(f"allowed: {text}")
 
 
 @dataclass(frozen=True)
@@ -141,8 +165,8 @@ class KnownGroup:
     @property
     def line(self) -> str:
         """One line: the code, how often, the first name, its evidence."""
-        where = self.names[0] if len(self.names) == 1 else f"{len(self.names)} tensors, first {self.names[0]}"
-        return f"{kind_words(self.code)} ({where}): {self.evidence}"
+        where = self.names[0] if len(self.names) == 1 else say(f"{len(self.names)} tensors, first {self.names[0]}")
+        return f"{kind_words(self.code)} ({where}){say(': ')}{say(self.evidence, 'causes')}"
 
 
 def known_groups(differences: tuple[KnownDifference, ...]) -> list[KnownGroup]:
@@ -192,6 +216,10 @@ def is_schedule_only(result: Result) -> bool:
 
 def next_steps(result: Result) -> list[str]:
     """Return what to do now, by verdict, most useful first."""
+    return [say(text) for text in _next_steps(result)]
+
+
+def _next_steps(result: Result) -> list[str]:
     if result.verdict is Verdict.ALIGNED:
         table = "" if is_schedule_only(result) else "; losses.md is the table for the pull request"
         return [f"Nothing to mend{table}."]

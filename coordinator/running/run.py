@@ -71,6 +71,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
         Session(case, both(case, run.crew, run.folder), "train", watcher.tick) as session,
     ):
         run.session = session
+        watcher.workers(session.states)
         watcher.phase("starting both workers")
         session.start()
         watcher.phase("building both sides")
@@ -108,6 +109,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
         run.compared = {"tensors": rule, "rates and losses": "every step", "batches": "digest of every step's bytes"}
         recorder = Recorder(judge, log, case.file.compare.resync, watcher.step)
         run.record = recorder.record
+        watcher.worst(run.record.worst)
         run.record.rate_pairs = tuple((ours, theirs) for ours, theirs, _ in pair_groups(session.names, torch, paddle))
         run.record.batch_sizes = batch_sizes(run.batches[0])
         watcher.phase(f"running {case.steps} steps")

@@ -8,7 +8,7 @@ from typing import Callable, Dict, List, Optional
 
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import Case
-from stepalign.coordinator.comparison.comparison import StepJudgement
+from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
 from stepalign.coordinator.diagnosis.cause import Cause, Finding
 from stepalign.coordinator.results.result import FirstDivergence
 from stepalign.coordinator.running.recorder import Record
@@ -18,16 +18,23 @@ from stepalign.coordinator.sessions.members import Crew
 from stepalign.coordinator.sessions.session import Session
 from stepalign.protocol.messages import Named, WorkerFacts
 from stepalign.protocol.specs import Declaration
+from stepalign.protocol.status import Status
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told of a run's progress: phases, finished steps, and a tick ten times a second, which may raise to stop."""
+    """Who is told of a run's progress: phases, finished steps, and a tick ten times a second, which may raise to stop.
+
+    ``workers`` is given what tells where each worker stands, ``worst`` the greatest differences by kind, a map that
+    grows; both may be asked from any thread while the run goes on.
+    """
 
     phase: Callable[[str], None] = lambda text: None
     step: Callable[[StepPair, StepJudgement], None] = lambda pair, judgement: None
     tick: Callable[[], None] = lambda: None
     folder: Callable[[Path], None] = lambda path: None
+    workers: Callable[[Callable[[], Dict[str, Status]]], None] = lambda states: None
+    worst: Callable[[Dict[str, Comparison]], None] = lambda worst: None
 
 
 @dataclass

@@ -6,6 +6,7 @@ Whatever happens inside, `Session` leaves no process, socket or private folder b
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Dict, List, Literal, Mapping, Optional, Tuple, Type
@@ -28,6 +29,7 @@ from stepalign.protocol.errors import CaseError, WorkerFailure
 from stepalign.protocol.messages import Named
 from stepalign.protocol.script import PAYLOAD_NAME
 from stepalign.protocol.specs import Declaration
+from stepalign.protocol.status import Status
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Session:
         self._task = task
         self._on_tick = on_tick
         self._workers: List[WorkerProcess] = []
+        self._open = threading.Lock()
         self._switchboard: Optional[Switchboard] = None
         self._private: Optional[PrivateFolder] = None
         self.facts: Dict[str, messages.WorkerFacts] = {}
@@ -68,7 +71,9 @@ class Session:
         try:
             stop_workers(self._workers, self._switchboard if error is None else None, self._case.file.deadline.stop_s)
         finally:
-            for worker in self._workers:
+            with self._open:
+                ended, self._workers = self._workers, []
+            for worker in ended:
                 worker.close()
             if self._switchboard is not None:
                 self._switchboard.close()
@@ -79,6 +84,11 @@ class Session:
     def switchboard(self) -> Switchboard:
         assert self._switchboard is not None, "the session was not started"
         return self._switchboard
+
+    def states(self) -> Dict[str, Status]:
+        """Return where each running worker stands, by role; may be asked from any thread, after the end too."""
+        with self._open:
+            return {worker.spec.role: worker.status() for worker in self._workers}
 
     def start(self) -> None:
         """Start both workers and have each say who it is."""

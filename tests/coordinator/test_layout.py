@@ -169,7 +169,8 @@ def test_a_wheel_holds_every_module_and_all_package_data(wheel: Path) -> None:
     expected = set()
     for name, folder in package_folders().items():
         expected |= {f"{name.replace('.', '/')}/{path.name}" for path in folder.glob("*.py")}
-    for folder in ("cases/demo_case", "cases/init_case", "report/templates"):
+    languages = {path.parent.name for path in (ROOT / "coordinator" / "languages").glob("*/*.toml")}
+    for folder in ("cases/demo_case", "cases/init_case", "report/templates", *(f"languages/{name}" for name in languages)):
         found = [path for path in (ROOT / "coordinator" / folder).iterdir() if path.is_file()]
         assert found
         expected |= {f"stepalign/coordinator/{folder}/{path.name}" for path in found}

@@ -1,17 +1,16 @@
-"""The end of a run in a terminal, and its progress: narrow, plain where it must be, in order."""
+"""The end of a run in a terminal: the verdict first, narrow, plain where it must be."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from stepalign.coordinator.report.rows import chosen_steps, relative, step_row
-from stepalign.coordinator.report.terminal import Progress, print_verdict
+from stepalign.coordinator.report.terminal import print_verdict
 from stepalign.coordinator.results.result import ErrorFacts, Result, Series, Verdict
 
 from ..made_up_results import HOSTILE_NAME, aligned, diverged, every_result, failed, schedule_only
@@ -32,6 +31,13 @@ def _printed(result: Result, folder: Path | None = None, rate_steps: Sequence[in
     return file.getvalue()
 
 
+def _table(text: str) -> list[str]:
+    """Give the rows of the table of steps."""
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("step "))
+    return lines[start + 1 : lines.index("", start)]
+
+
 def _flat(text: str) -> str:
     return " ".join(text.split())
 
@@ -50,9 +56,9 @@ def test_every_result_fits_80_columns_without_terminal_sequences(
 def test_the_end_of_a_run_is_told_in_order(tmp_path: Path) -> None:
     (tmp_path / "report.html").touch()
     text = _printed(diverged(), tmp_path)
-    parts = ["step", "VERDICT", "WHERE", "WHY", "KNOWN", "WARNING", "NEXT", "run folder", "report  "]
+    parts = ["VERDICT", "WHERE", "WHY", "NEXT", "KNOWN", "WARNING", "torch loss", "run folder", "report  "]
     places = [text.index(part) for part in parts]
-    assert places == sorted(places)
+    assert places == sorted(places) and places[0] == 0
 
 
 def test_the_divergence_is_told_with_both_names_both_values_and_what_was_allowed() -> None:
@@ -80,9 +86,8 @@ def test_known_differences_are_merged_by_code() -> None:
 
 def test_a_long_run_shows_its_first_steps_the_divergent_one_and_the_last() -> None:
     text = _printed(diverged(steps=1000, at=500))
-    table = text[: text.index("VERDICT")].splitlines()
-    steps = [line.split()[0] for line in table[2:] if line.split() and line.split()[0].isdigit()]
-    assert steps == ["0", "1", "2", "3", "4", "5", "6", "499", "500", "501", "998", "999"]
+    steps = [row.split()[0] for row in _table(text) if row.split()[0].isdigit()]
+    assert steps == ["0", "1", "2", "3", "4", "499", "500", "501", "998", "999"]
 
 
 def test_the_rates_row_is_of_the_group_that_is_furthest_apart() -> None:
@@ -95,9 +100,8 @@ def test_the_rates_row_is_of_the_group_that_is_furthest_apart() -> None:
 
 def test_rates_alone_are_shown_at_the_steps_asked_for_and_the_divergent_one() -> None:
     text = _printed(schedule_only(), rate_steps=[100, 500, 9999])
-    table = text[: text.index("VERDICT")].splitlines()
-    assert [line.split()[0] for line in table[2:] if line] == ["100", "500", "3999", "4000", "4001"]
-    assert "loss" not in "".join(table)
+    assert [row.split()[0] for row in _table(text)] == ["100", "500", "3999", "4000", "4001"]
+    assert "torch loss" not in text
     assert "the rates differ" in text
 
 
@@ -144,46 +148,6 @@ def test_the_verdict_goes_to_standard_output_unless_told_otherwise(capsys: pytes
     print_verdict(aligned(), None)
     captured = capsys.readouterr()
     assert "ALIGNED" in captured.out and captured.err == ""
-
-
-def test_progress_off_a_terminal_is_a_line_a_phase_and_the_workers_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(enabled=True) as progress:
-        progress.phase("starting both workers")
-        progress.step(0, 10, 0.5, 0.5, 0.0)
-        progress.worker_line("torch", "loading [bold]weights[/bold] \x1b[31mred\x1b[0m" + "x" * 100 + "\n")
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err == "starting both workers\n[torch] loading [bold]weights[/bold] red" + "x" * 100 + "\n"
-
-
-def test_progress_that_is_not_enabled_says_nothing() -> None:
-    for file in (io.StringIO(), _Terminal()):
-        with Progress(enabled=False, file=file) as progress:
-            progress.phase("starting both workers")
-            progress.step(0, 10, 0.5, 0.5, 0.0)
-            progress.worker_line("torch", "hello")
-        assert file.getvalue() == ""
-
-
-def test_progress_on_a_terminal_shows_step_losses_and_the_greatest_difference_so_far(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "80")
-    file = _Terminal()
-    before = set(threading.enumerate())
-    with Progress(enabled=True, file=file) as progress:
-        progress.phase("running 3 steps")
-        for step, difference in enumerate((1e-8, float("nan"), 3e-6)):
-            progress.step(step, 3, 0.5, 0.25, difference)
-            if step == 1:
-                progress.worker_line("paddle", "hello [there]")
-    for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=5)
-        assert not thread.is_alive()
-    shown = file.getvalue()
-    assert "running 3 steps" in shown and "3/3" in shown and "[paddle] hello [there]" in shown
-    assert "torch 0.5, paddle 0.25, greatest difference NaN" in shown
 
 
 def test_differences_of_missing_and_infinite_values_are_named_not_computed() -> None:

@@ -1,0 +1,134 @@
+"""Puts English texts into the chosen language when they are shown, not when they are made.
+
+Every message is written once in English, where it arises, numbers and names filled in; result.json keeps it so. A
+language's catalogue, ``<language>/<domain>.toml``, maps the English text, with ``{0}``, ``{1}``, ... for what an
+f-string fills in, to the translation, which has the same places in any order. What is filled in is translated too. A
+text that no entry fits is shown as it is; `sources.py` finds entries that are missing or left over.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+LANGUAGES = ("en", "zh")
+DOMAINS = ("views", "causes", "errors")
+"""``views``: headings and sentences of what shows a result; ``causes``: what diagnosis and comparison say of a result;
+``errors``: messages of errors."""
+
+_FOLDER = Path(__file__).parent
+_PLACE = re.compile(r"\{(\d+)\}")
+_LETTERS = re.compile(r"[A-Za-z]{2}")
+_LONGEST = 6000
+_DEEPEST = 6
+_JOINTS = (("\n", "\n"), ("; ", "；"), (". ", "。"), (": ", "："), (", ", "，"), (" and ", "和"))
+_SURE_LETTERS = 10
+_chosen: list[str | None] = [None]
+
+
+def choose(language: str | None) -> None:
+    """Choose the language of everything shown from now on; None leaves it to the locale. Raises ValueError."""
+    if language is not None and language not in LANGUAGES:
+        raise ValueError(f"language: expected one of {', '.join(LANGUAGES)}, got {language!r}")
+    _chosen[0] = language
+
+
+def language() -> str:
+    """Return the chosen language, or the locale's: the first of LC_ALL, LC_MESSAGES and LANG that is set."""
+    return _chosen[0] or of_locale(os.environ)
+
+
+def of_locale(environment: Mapping[str, str]) -> str:
+    """Return the language of a process's environment; English where there is no catalogue for it."""
+    name = next(filter(None, (environment.get(key, "") for key in ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
+    code = re.split(r"[_.@-]", name.lower())[0]
+    return code if code in LANGUAGES else "en"
+
+
+def say(text: str, domain: str = "views") -> str:
+    """Return ``text`` in the chosen language."""
+    chosen = language()
+    return text if chosen == "en" else catalogue(chosen, domain).translate(text)
+
+
+class Catalogue:
+    """The messages of one language and domain. ``words`` are entries that count only within another message."""
+
+    def __init__(self, messages: Mapping[str, str]) -> None:
+        self._exact = {english: other for english, other in messages.items() if not _PLACE.search(english)}
+        templates = [_Template(english, other) for english, other in messages.items() if _PLACE.search(english)]
+        self._templates = sorted(templates, key=lambda item: -item.weight)
+
+    def translate(self, text: str) -> str:
+        """Return the translation; parts that no entry fits stay as they are."""
+        return self._translated(text, 0) or text
+
+    def _translated(self, text: str, depth: int) -> str | None:
+        if text in self._exact:
+            return self._exact[text]
+        if depth > _DEEPEST or len(text) > _LONGEST or not _LETTERS.search(text):
+            return None
+        for template in self._templates:
+            if depth == 0 and template.weight < _SURE_LETTERS:
+                break
+            filled = template.match(text)
+            if filled is not None:
+                return template.fill([self._translated(part, depth + 1) or part for part in filled])
+        return self._by_parts(text, depth)
+
+    def _by_parts(self, text: str, depth: int) -> str | None:
+        for joint, other in _JOINTS:
+            parts = text.split(joint)
+            if 1 < len(parts) <= 60:
+                translated = [self._translated(part, depth + 1) for part in parts]
+                if any(part is not None for part in translated):
+                    return other.join(new or old for new, old in zip(translated, parts))
+        return None
+
+
+class _Template:
+    """One message with places."""
+
+    def __init__(self, english: str, other: str) -> None:
+        self._english, self._other = english, other
+        literals = _PLACE.split(english)[::2]
+        self._longest = max(literals, key=len)
+        self._pattern: re.Pattern[str] | None = None
+        self.weight = sum(map(str.isalpha, "".join(literals)))
+
+    def match(self, text: str) -> list[str] | None:
+        """Return what stands in the places of ``text``, by number, or None if the text is another one."""
+        if self._longest not in text:
+            return None
+        if self._pattern is None:
+            parts = _PLACE.split(self._english)
+            body = "".join(f"(?P<p{part}>.*?)" if odd % 2 else re.escape(part) for odd, part in enumerate(parts))
+            self._pattern = re.compile(body, re.DOTALL)
+        found = self._pattern.fullmatch(text)
+        if found is None:
+            return None
+        return [found[f"p{number}"] for number in range(len(found.groupdict()))]
+
+    def fill(self, parts: list[str]) -> str:
+        return _PLACE.sub(lambda place: parts[int(place[1])], self._other)
+
+
+@lru_cache
+def catalogue(chosen: str, domain: str) -> Catalogue:
+    """Return a language's catalogue of a domain; the views' entries count in each of them."""
+    return Catalogue({**read_messages(chosen, "views"), **read_messages(chosen, domain)})
+
+
+def read_messages(chosen: str, domain: str) -> dict[str, str]:
+    """Return the entries of one catalogue file, whatever table they stand in."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+
+    tables = tomllib.loads((_FOLDER / chosen / f"{domain}.toml").read_text(encoding="utf-8"))
+    return {english: other for table in tables.values() for english, other in table.items()}
