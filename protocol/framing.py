@@ -1,16 +1,18 @@
 """A message as a list of frames and back: ``[msgpack header, shared small arrays, large array, ...]``.
 
-The header is ``[version, message name, body]``. It is bounded in size and in depth before anything is made of it, and
-only maps, lists, strings, numbers, booleans and nil are admitted.
+The header is ``[version, message name, body, released]``; ``released`` lists the places in the receiver's shared memory
+that the sender no longer uses (`memory`; empty where they share none). It is bounded in size and in depth before anything
+is made of it, and only maps, lists, strings, numbers, booleans and nil are admitted.
 """
 
 from __future__ import annotations
 
-from typing import Any, List, Sequence
+from typing import Any, List, Optional, Sequence
 
 import msgpack
 
 from stepalign.protocol.errors import ProtocolError, shown
+from stepalign.protocol.memory import Memory
 from stepalign.protocol.messages import BY_NAME, PROTOCOL_VERSION, Message
 from stepalign.protocol.schema import reader, to_plain
 from stepalign.protocol.tensors import Buffer, FrameReader, FrameWriter
@@ -19,11 +21,14 @@ MAX_HEADER_SIZE_BYTES = 16 << 20
 """A header of so many bytes can become about 60 times as much in memory; one of 10,000 tensors has 1 to 4 MB."""
 
 
-def encode(message: Message) -> List[Buffer]:
-    """Return the frames of ``message``; large arrays are referred to, not copied, and must not change until sent."""
-    frames = FrameWriter()
+def encode(message: Message, memory: Optional[Memory] = None) -> List[Buffer]:
+    """Return the frames of ``message``; large arrays are referred to, or put into ``memory``, and must not change until
+    they were read.
+    """
+    frames = FrameWriter(None if memory is None else memory.arena)
     body = to_plain(message, frames)
-    header = msgpack.packb([PROTOCOL_VERSION, type(message).__name__, body], use_bin_type=True)
+    released = [] if memory is None else memory.window.take_released()
+    header = msgpack.packb([PROTOCOL_VERSION, type(message).__name__, body, released], use_bin_type=True)
     if len(header) > MAX_HEADER_SIZE_BYTES:
         raise ProtocolError(
             f"the header of {type(message).__name__} has {len(header)} bytes, more than {MAX_HEADER_SIZE_BYTES}"
@@ -31,8 +36,8 @@ def encode(message: Message) -> List[Buffer]:
     return [header, *frames.frames()]
 
 
-def decode(frames: Sequence[Buffer]) -> Message:
-    """Return the message that ``frames`` hold. Raises ProtocolError, with the field's path, if they hold none."""
+def decode(frames: Sequence[Buffer], memory: Optional[Memory] = None) -> Message:
+    """Return the message that ``frames`` and ``memory`` hold. Raises ProtocolError, with the field's path, if they hold none."""
     if not frames:
         raise ProtocolError("a message without a frame came")
     header = memoryview(frames[0]).cast("B")
@@ -44,9 +49,9 @@ def decode(frames: Sequence[Buffer]) -> Message:
         raise
     except (ValueError, TypeError, RecursionError, OverflowError, msgpack.exceptions.UnpackException) as error:
         raise ProtocolError(f"a header that is not msgpack came: {error}") from None
-    if not (isinstance(parts, list) and len(parts) == 3):
-        raise ProtocolError("a header is [version, message name, body]; something else came")
-    version, name, body = parts
+    if not (isinstance(parts, list) and len(parts) >= 3):
+        raise ProtocolError("a header is [version, message name, body, released]; something else came")
+    version, name, body = parts[:3]
     if version != PROTOCOL_VERSION or type(version) is not int:
         raise ProtocolError(
             f"protocol version {shown(version)} came, expected {PROTOCOL_VERSION}: "
@@ -54,7 +59,13 @@ def decode(frames: Sequence[Buffer]) -> Message:
         )
     if not isinstance(name, str) or name not in BY_NAME:
         raise ProtocolError(f"message {shown(name)} is unknown")
-    arrays = FrameReader(frames[1:])
+    if len(parts) != 4 or not isinstance(parts[3], list):
+        raise ProtocolError(f"the header of {name} does not end with a list of what was released")
+    if memory is not None:
+        memory.arena.release(parts[3])
+    elif parts[3]:
+        raise ProtocolError(f"memory at {shown(parts[3][0])} was released, but none is shared")
+    arrays = FrameReader(frames[1:], None if memory is None else memory.window)
     message: Message = reader(BY_NAME[name])(body, name, arrays)
     arrays.finish()
     return message

@@ -15,7 +15,7 @@ import numpy as np
 
 from stepalign.protocol.specs import Declaration, Scalar, SchedulerSpec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 Named = Dict[str, np.ndarray]
 

@@ -6,12 +6,14 @@ No linger, bounded queues, a private ipc path; a send to a peer that is not ther
 from __future__ import annotations
 
 import os
-from typing import List
+from types import MappingProxyType
+from typing import List, Mapping, Optional
 
 import zmq
 
 from stepalign.protocol.errors import ProtocolError
 from stepalign.protocol.framing import decode, encode
+from stepalign.protocol.memory import Memory
 from stepalign.protocol.messages import Message
 
 MAX_IPC_PATH_BYTES = 107
@@ -49,25 +51,31 @@ def connect_dealer(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, ide
     return socket
 
 
-def send(socket: "zmq.Socket[bytes]", message: Message, identity: str = "") -> None:
+def send(
+    socket: "zmq.Socket[bytes]", message: Message, identity: str = "", memory: Optional[Memory] = None
+) -> None:
     """Send ``message``; through a ROUTER, to ``identity``. Large arrays must stay unchanged until the peer answers."""
-    frames = encode(message)
+    frames = encode(message, memory)
     if identity:
         frames.insert(0, identity.encode())
     socket.send_multipart(frames, copy=sum(memoryview(item).nbytes for item in frames) < _KEEP_COPYING_BELOW_BYTES)
 
 
-def receive(socket: "zmq.Socket[bytes]") -> Message:
+def receive(socket: "zmq.Socket[bytes]", memory: Optional[Memory] = None) -> Message:
     """Wait for one message on a DEALER and return it."""
-    return _decode(_buffers(socket))
+    return _decode(_buffers(socket), memory)
 
 
-def receive_from(socket: "zmq.Socket[bytes]") -> "tuple[str, Message | ProtocolError]":
-    """Return the sender's identity and its message, or the ProtocolError that its bytes are."""
+def receive_from(
+    socket: "zmq.Socket[bytes]", memories: Mapping[str, Optional[Memory]] = MappingProxyType({})
+) -> "tuple[str, Message | ProtocolError]":
+    """Return the sender's identity and its message, or the ProtocolError that its bytes are. ``memories`` has what each
+    sender shares.
+    """
     frames = _buffers(socket)
     identity = bytes(frames[0]).decode("utf-8", "replace")
     try:
-        return identity, _decode(frames[1:])
+        return identity, _decode(frames[1:], memories.get(identity))
     except ProtocolError as error:
         return identity, error
 
@@ -76,7 +84,7 @@ def _buffers(socket: "zmq.Socket[bytes]") -> List[memoryview]:
     return [frame.buffer for frame in socket.recv_multipart(copy=False)]
 
 
-def _decode(frames: List[memoryview]) -> Message:
+def _decode(frames: List[memoryview], memory: Optional[Memory]) -> Message:
     if len(frames) > MAX_FRAMES:
         raise ProtocolError(f"a message of {len(frames)} frames came, more than {MAX_FRAMES}")
-    return decode(frames)
+    return decode(frames, memory)

@@ -1,14 +1,15 @@
 """Arrays on the wire: a closed table of dtypes, C order, shapes kept (0-d and empty too), bytes exact.
 
-A message's arrays lie in frames beside its header. Small ones share one frame, each at a multiple of `ALIGNMENT`;
-a large one has a frame of its own, so that it is sent without another copy.
+A message's arrays lie beside its header. Small ones share one frame, each at a multiple of `ALIGNMENT`. A large one lies in
+memory that both processes map, where there is such and it has room (`arena`, `window`); else it has a frame of its own, so
+that it is sent without another copy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
@@ -30,8 +31,28 @@ ALIGNMENT = 64
 LARGE_SIZE_BYTES = 1 << 16
 MAX_DIMENSIONS = 32
 
+IN_MEMORY = -1
+"""Stands for the number of the frame where an array lies in the memory that its sender shares."""
+
 Buffer = Any
 """bytes, memoryview or zmq.Frame: whatever has the buffer protocol."""
+
+
+class Placing(Protocol):
+    """Where large arrays go, if they find room (`arena.Arena`)."""
+
+    def hand_over(self, array: np.ndarray) -> Optional[int]:
+        """Return the offset of an array that lies there already."""
+
+    def place(self, array: np.ndarray) -> Optional[int]:
+        """Copy an array there and return its offset."""
+
+
+class Viewing(Protocol):
+    """Where arrays in shared memory are read (`window.Window`)."""
+
+    def view(self, offset: int, size_bytes: int) -> np.ndarray:
+        """Return bytes in place; raises ProtocolError if they are not the sender's to give."""
 
 
 def c_ordered(array: np.ndarray) -> np.ndarray:
@@ -55,9 +76,12 @@ def named(dtype: "np.dtype[Any]") -> "tuple[str, np.dtype[Any]]":
 
 
 class FrameWriter:
-    """Collects a message's arrays as frames; `add` returns the header that stands for the array in the message."""
+    """Collects a message's arrays as frames, large ones in ``memory`` where it has room; `add` returns the header that
+    stands for the array in the message.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Optional[Placing] = None) -> None:
+        self._memory = memory
         self._pool: List[Buffer] = []
         self._pool_size_bytes = 0
         self._large: List[Buffer] = []
@@ -69,6 +93,12 @@ class FrameWriter:
         ordered = c_ordered(array)
         dtype = named(ordered.dtype)[0]
         shape = list(ordered.shape)
+        if ordered.nbytes >= LARGE_SIZE_BYTES and self._memory is not None:
+            place = self._memory.hand_over(ordered)
+            if place is None:
+                place = self._memory.place(ordered)
+            if place is not None:
+                return [IN_MEMORY, place, dtype, shape]
         data = ordered.reshape(-1).view(np.uint8).data if ordered.size else b""
         if ordered.nbytes >= LARGE_SIZE_BYTES:
             self._large.append(data)
@@ -88,10 +118,11 @@ class FrameWriter:
 
 
 class FrameReader:
-    """Gives the arrays of a received message back, each checked against its frame before it is made."""
+    """Gives the arrays of a received message back, each checked against its frame, or the memory, before it is made."""
 
-    def __init__(self, frames: Sequence[Buffer]) -> None:
+    def __init__(self, frames: Sequence[Buffer], memory: Optional[Viewing] = None) -> None:
         self._frames = frames
+        self._memory = memory
         self._taken_size_bytes: Dict[int, int] = {}
 
     def get(self, header: Any, path: str) -> np.ndarray:
@@ -103,6 +134,8 @@ class FrameReader:
         dtype = DTYPES[name]
         count = math.prod(shape)
         size_bytes = count * dtype.itemsize
+        if index == IN_MEMORY:
+            return self._in_memory(offset, size_bytes, path).view(dtype).reshape(shape)
         frame = memoryview(self._frames[index]).cast("B")
         available = frame.nbytes - offset
         if size_bytes > available or (index and size_bytes != available):
@@ -130,13 +163,21 @@ class FrameReader:
         if unused:
             raise ProtocolError(f"frames {sorted(unused)[:5]} of {len(self._frames)} belong to no array of the message")
 
+    def _in_memory(self, offset: int, size_bytes: int, path: str) -> np.ndarray:
+        if self._memory is None:
+            raise ProtocolError(f"{path}: an array in shared memory came, but this peer shares none")
+        try:
+            return self._memory.view(offset, size_bytes)
+        except ProtocolError as error:
+            raise ProtocolError(f"{path}: {error}") from None
+
     def _check(self, header: Any, path: str) -> Tuple[int, int, str, Tuple[int, ...]]:
         if not (isinstance(header, list) and len(header) == 4):
             raise ProtocolError(
                 f"{path}: expected an array header [frame, offset, dtype, shape], got {shown(header)}"
             )
         index, offset, name, shape = header
-        if type(index) is not int or not 0 <= index < len(self._frames):
+        if type(index) is not int or not (0 <= index < len(self._frames) or index == IN_MEMORY):
             raise ProtocolError(f"{path}: frame {shown(index)} is not one of the {len(self._frames)} received")
         if type(offset) is not int or offset < 0 or offset % ALIGNMENT:
             raise ProtocolError(f"{path}: offset {shown(offset)} is not a multiple of {ALIGNMENT}")

@@ -360,11 +360,13 @@ def make_members(tmp_path: Path) -> MemberMaker:
     wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -u "{DOUBLES / "numpy_worker.py"}"\n', encoding="utf-8")
     wrapper.chmod(0o755)
 
-    def make(torch: str = "", paddle: str = "", env: Mapping[str, str] | None = None) -> tuple[Member, Member]:
+    def make(
+        torch: str = "", paddle: str = "", env: Mapping[str, str] | None = None, memory_mib: int = 0
+    ) -> tuple[Member, Member]:
         members = []
         for side, fault in (("torch", torch), ("paddle", paddle)):
             spec = double_spec(tmp_path, side, fault, env=env)
-            spec = WorkerSpec(spec.role, spec.framework, wrapper, spec.log, spec.env)
+            spec = WorkerSpec(spec.role, spec.framework, wrapper, spec.log, spec.env, memory_mib=memory_mib)
             members.append(Member(side, side, spec, "cpu", 1))
         return members[0], members[1]
 

@@ -30,6 +30,7 @@ def main() -> NoReturn:
     endpoint = os.environ["STEPALIGN_ENDPOINT"]
     isolation.forbid_other_frameworks(framework)
     try:
+        from stepalign.protocol.memory import inherit_memory
         from stepalign.workers import runtime
         from stepalign.workers.client import Client
     except ImportError as error:
@@ -39,7 +40,9 @@ def main() -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(EXIT_MISSING_PACKAGE)
-    client = Client(endpoint, role, framework, os.environ["STEPALIGN_STATUS"])
+    shared = os.environ.get("STEPALIGN_MEMORY")
+    memory = inherit_memory(shared) if shared else None
+    client = Client(endpoint, role, framework, os.environ["STEPALIGN_STATUS"], memory)
     code = runtime.serve(client, framework)
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a script may have closed or replaced them
         sys.stdout.flush()

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, FrozenSet, List, Tuple
+from typing import Callable, Dict, FrozenSet, List, Tuple
 
 import numpy as np
 
 Arrays = Dict[str, np.ndarray]
+
+Room = Callable[[Tuple[int, ...], str], np.ndarray]
+"""Gives a C-ordered array of a shape and a dtype's name to be filled: in memory shared with the coordinator, or not."""
+
+
+def own_room(shape: Tuple[int, ...], dtype: str) -> np.ndarray:
+    """Return an array in this process's own memory."""
+    return np.empty(shape, dtype)
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Capture:
-    """The kinds of value to collect in a step, and globs of module paths for ``activation``."""
+    """The kinds of value to collect in a step, globs of module paths for ``activation``, and where values are copied to."""
 
     kinds: FrozenSet[str] = frozenset()
     activations: Tuple[str, ...] = ()
+    room: Room = own_room
 
 
 @dataclass

@@ -6,20 +6,24 @@ loop built on this client only sees batches.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, Optional, Tuple
 
 import numpy as np
 import zmq
 
 from stepalign.protocol import messages
 from stepalign.protocol.errors import ProtocolError
+from stepalign.protocol.memory import Memory
 from stepalign.protocol.messages import PROTOCOL_VERSION, Message, Named
 from stepalign.protocol.sockets import connect_dealer, receive, send
 from stepalign.protocol.status import StatusWriter
+from stepalign.protocol.tensors import DTYPES, LARGE_SIZE_BYTES
+from stepalign.workers.capture import own_room
 
 
 @dataclass(frozen=True)
@@ -36,24 +40,38 @@ class StateAccess:
 
 
 class Client:
-    """One worker's connection. Announces itself on creation."""
+    """One worker's connection. Announces itself on creation.
 
-    def __init__(self, endpoint: str, role: str, framework: str, status_path: str) -> None:
+    ``memory`` is shared with the coordinator where both run on one machine; without it everything travels as frames.
+    """
+
+    def __init__(
+        self, endpoint: str, role: str, framework: str, status_path: str, memory: Optional[Memory] = None
+    ) -> None:
         self.status = StatusWriter(status_path)
         self._context: "zmq.Context[zmq.Socket[bytes]]" = zmq.Context()
         self._socket = connect_dealer(self._context, endpoint, role)
         self._access: Optional[StateAccess] = None
+        self._memory = memory
         self.send(
             messages.Hello(PROTOCOL_VERSION, role, framework, os.getpid(), platform.python_version(), sys.executable)
         )
 
     def send(self, message: Message) -> None:
         """Send one message; its large arrays must not change until the coordinator has answered."""
-        send(self._socket, message)
+        send(self._socket, message, memory=self._memory)
 
     def receive(self) -> Message:
         """Wait for the coordinator's next message."""
-        return receive(self._socket)
+        return receive(self._socket, self._memory)
+
+    def room(self, shape: Tuple[int, ...], dtype: str) -> np.ndarray:
+        """Return an array to copy a tensor into that is to be reported: in shared memory if it is large and fits."""
+        if self._memory is not None and math.prod(shape) * DTYPES[dtype].itemsize >= LARGE_SIZE_BYTES:
+            shared = self._memory.arena.room(shape, dtype)
+            if shared is not None:
+                return shared
+        return own_room(shape, dtype)
 
     def configuration(self) -> messages.Configure:
         """Wait for the run's configuration."""

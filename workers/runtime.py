@@ -156,7 +156,7 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
     client.send(messages.Ready(_facts(twin, framework, configuration.device), declare(twin, training)))
     client.serve_state(
         StateAccess(
-            read_tensors=lambda: {**twin.read_parameters(model), **twin.read_buffers(model)},
+            read_tensors=lambda: {**twin.read_parameters(model, client.room), **twin.read_buffers(model, client.room)},
             write_tensors=lambda arrays: twin.write_tensors(model, arrays),
             write_optimizer_state=lambda arrays: twin.write_optimizer_state(optimizer, model, arrays),
             share_dropout=None if masks is None else lambda places: twin.follow_modules(model, masks, places),
@@ -216,7 +216,7 @@ def run_step(
         masks.begin_step(batch.step)
     started = time.perf_counter()
     tensors: Dict[str, Any] = {name: twin.from_numpy(array) for name, array in batch.arrays.items()}
-    capture = Capture(frozenset(batch.kinds), batch.activations)
+    capture = Capture(frozenset(batch.kinds), batch.activations, client.room)
     outcome = call_script(
         f"step {batch.step}", folder, lambda: twin.train_step(training, tensors, capture, enter)
     )

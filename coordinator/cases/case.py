@@ -62,11 +62,14 @@ class CollectSection:
     """``[collect]``: what is collected at each step beyond rates and losses.
 
     ``budget_mib``: when one side's step would move more than this, only steps 0, 1, 2 and the last are collected whole.
+    ``memory_mib``: the most memory that a worker shares with the coordinator in either direction, for large tensors; what
+    finds no room there is sent, which takes longer. 0: everything is sent.
     """
 
     activations: Tuple[str, ...] = ()
     kinds: Tuple[Literal["gradient", "optimizer_state", "parameter", "buffer"], ...] = COLLECTED_KINDS  # type: ignore[assignment]
     budget_mib: int = 512
+    memory_mib: int = 4096
 
 
 @dataclass(frozen=True)
@@ -260,6 +263,7 @@ def _check(case: Case, path: Path) -> None:
     _check_number(path, "compare.resync", file.compare.resync, 0)
     _check_number(path, "schedule.steps", file.schedule.steps, 1)
     _check_number(path, "collect.budget_mib", file.collect.budget_mib, 1)
+    _check_number(path, "collect.memory_mib", file.collect.memory_mib, 0)
     if bool(file.data.source) == bool(file.data.arrays):
         raise CaseError(
             f'{path}: data: give one of source = "data.npz" (or "data.py") and arrays = {{ name = "file.npy" }}'

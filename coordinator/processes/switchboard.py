@@ -23,6 +23,7 @@ from stepalign.protocol.errors import (
     StepalignError,
     WorkerFailure,
 )
+from stepalign.protocol.memory import Memory
 from stepalign.protocol.messages import Message
 from stepalign.protocol.sockets import bind_router, ipc_endpoint, receive_from, send
 
@@ -53,12 +54,14 @@ class Switchboard:
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
         self._workers: Dict[str, WorkerProcess] = {}
+        self._memories: Dict[str, Optional[Memory]] = {}
         self._inbox: Deque[Tuple[str, Union[Message, StepalignError]]] = deque()
         self._on_tick = on_tick
 
     def add(self, worker: WorkerProcess) -> None:
         """Listen to a worker from here on."""
         self._workers[worker.spec.role] = worker
+        self._memories[worker.spec.role] = worker.memory
         self._poller.register(worker.pidfd, zmq.POLLIN)
 
     @property
@@ -68,11 +71,13 @@ class Switchboard:
     def close(self) -> None:
         """Close the sockets; nothing is waited for."""
         self._context.destroy(linger=0)
+        self._inbox.clear()
+        self._memories.clear()
 
     def send(self, role: str, message: Message) -> None:
         """Send one message to one worker."""
         try:
-            send(self._router, message, role)
+            send(self._router, message, role, self._memories.get(role))
         except zmq.ZMQError as error:
             self._raise_if_dead([role])
             raise WorkerFailure(f"the {role} worker cannot be reached: {error}") from None
@@ -146,7 +151,7 @@ class Switchboard:
     def _drain(self, patience_s: float = 0.0) -> None:
         """Take in what came; with ``patience_s``, until nothing more has come for so long."""
         while len(self._inbox) < _MAX_WAITING and self._router.poll(int(patience_s * 1000), zmq.POLLIN):
-            role, message = receive_from(self._router)
+            role, message = receive_from(self._router, self._memories)
             if role not in self._workers:
                 continue
             if isinstance(message, ProtocolError):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Dict, Iterator, Optional, Tuple
 
 from stepalign.protocol.errors import EnvironmentFailure, StepalignError
+from stepalign.protocol.memory import Memory, open_memory
 from stepalign.protocol.status import Status, create_status, read_pid, read_status
 
 LOG_TAIL_LINES = 25
@@ -30,7 +31,9 @@ _GUARD_S = 7.0
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What it takes to start one worker. ``cores`` empty means: not pinned."""
+    """What it takes to start one worker. ``cores`` empty means: not pinned; ``memory_mib`` bounds the memory that it
+    shares in either direction, 0: none.
+    """
 
     role: str
     framework: str
@@ -38,6 +41,7 @@ class WorkerSpec:
     log: Path
     env: Dict[str, str] = field(default_factory=dict)
     cores: Tuple[int, ...] = ()
+    memory_mib: int = 0
 
 
 class WorkerProcess:
@@ -48,7 +52,8 @@ class WorkerProcess:
         status_path = str(private / f"{spec.role}.status")
         self._status = create_status(status_path)
         reader, self._lifeline = os.pipe()
-        os.set_inheritable(reader, True)
+        self.memory: Optional[Memory] = None
+        inherited: Tuple[int, ...] = (reader,)
         environment = {
             **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")},
             "PYTHONNOUSERSITE": "1",
@@ -60,12 +65,14 @@ class WorkerProcess:
             "STEPALIGN_LIFELINE": str(reader),
             "PYTHONUNBUFFERED": "1",
         }
+        if spec.memory_mib:
+            self.memory, shared = open_memory(spec.memory_mib << 20)
+            environment["STEPALIGN_MEMORY"] = ",".join(str(number) for number in shared)
+            inherited += shared
         try:
             log = open(spec.log, "ab")  # noqa: SIM115
         except OSError as error:
-            os.close(reader)
-            os.close(self._lifeline)
-            os.close(self._status)
+            _close_all(*inherited, self._lifeline, self._status)
             raise StepalignError(f"the {spec.role} worker's log {spec.log} cannot be written: {error.strerror}") from None
         try:
             with log, _pinned(spec.cores):
@@ -75,19 +82,18 @@ class WorkerProcess:
                     stdout=log,
                     stderr=log,
                     env=environment,
-                    pass_fds=(reader,),
+                    pass_fds=inherited,
                     start_new_session=True,
                 )
         except (OSError, ValueError, _CoresRefused) as error:
-            os.close(self._lifeline)
-            os.close(self._status)
+            _close_all(self._lifeline, self._status)
             if isinstance(error, _CoresRefused):
                 raise EnvironmentFailure(f"the {spec.role} worker cannot run on {error}") from None
             raise EnvironmentFailure(
                 f"the {spec.role} worker's interpreter {spec.interpreter} does not start: {error}"
             ) from None
         finally:
-            os.close(reader)
+            _close_all(*inherited)
         self.pidfd = os.pidfd_open(self.process.pid)
 
     @property
@@ -165,9 +171,13 @@ class WorkerProcess:
         if not self.wait(_GUARD_S):
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        os.close(self.pidfd)
-        os.close(self._lifeline)
-        os.close(self._status)
+        self.memory = None
+        _close_all(self.pidfd, self._lifeline, self._status)
+
+
+def _close_all(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 class _CoresRefused(Exception):

@@ -35,6 +35,7 @@ class Crew:
             log=folder / f"{role}.log",
             env={**device.env, **case.side(side).env},
             cores=device.cores,
+            memory_mib=case.file.collect.memory_mib,
         )
         return Member(role, side, spec, device.kind, device.threads)
 

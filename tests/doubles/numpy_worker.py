@@ -211,6 +211,11 @@ class DoubleClient(Client):
             header[2]["loss"] = [0, 0, "float64", [1 << 40, 1 << 40]]
             self._socket.send_multipart([msgpack.packb(header), *frames[1:]])
             return
+        elif action == "beyond_memory":
+            header = msgpack.unpackb(frames[0])
+            header[2]["tensors"]["parameter"]["fc.bias"] = [-1, 1 << 40, "float64", [3]]
+            self._socket.send_multipart([msgpack.packb(header), *frames[1:]])
+            return
         elif action == "wrong_step":
             message = replace(message, step=step + 5)
         elif action == "other_message":
@@ -249,7 +254,7 @@ class DoubleClient(Client):
 SIDE = os.environ.get("STEPALIGN_FRAMEWORK", "torch")
 
 
-def read_parameters(model: Any) -> Dict[str, np.ndarray]:
+def read_parameters(model: Any, room: Any = None) -> Dict[str, np.ndarray]:
     """Give the double's arrays as its side would: torch stores [out, in], paddle [in, out]."""
     return {name: np.array(array.T if SIDE == "torch" else array, order="C") for name, array in model.items()}
 
@@ -317,7 +322,7 @@ TWIN = SimpleNamespace(
     ),
     describe_scheduler=lambda scheduler: None,
     read_parameters=read_parameters,
-    read_buffers=lambda model: {},
+    read_buffers=lambda model, room: {},
     write_tensors=write_tensors,
     write_optimizer_state=lambda optimizer, model, arrays: None,
     from_numpy=np.array,
@@ -327,7 +332,7 @@ TWIN = SimpleNamespace(
 CLIENT = []
 
 
-def make_client(*arguments: str) -> Client:
+def make_client(*arguments: Any) -> Client:
     threading.Thread(target=watch_the_clock, daemon=True).start()
     CLIENT.append(DoubleClient(*arguments))
     return CLIENT[0]

@@ -17,7 +17,7 @@ from .message_examples import EXAMPLES, name_of
 
 
 def header(name: str = "Finish", body: Any = None, version: Any = PROTOCOL_VERSION) -> bytes:
-    packed: bytes = msgpack.packb([version, name, {} if body is None else body])
+    packed: bytes = msgpack.packb([version, name, {} if body is None else body, []])
     return packed
 
 
@@ -35,7 +35,7 @@ def nested(depth: int) -> Any:
     return value
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, -1, 1.0, True, "1", None, [1], {}])
+@pytest.mark.parametrize("version", [0, 1, 2, 99, -1, 1.0, True, "1", None, [1], {}])
 def test_another_version_is_refused_first_and_says_what_to_do(version: Any) -> None:
     if version == PROTOCOL_VERSION and type(version) is int:
         pytest.skip("the version that is spoken")
@@ -50,17 +50,17 @@ def test_another_version_is_refused_first_and_says_what_to_do(version: Any) -> N
         (b"\xc1", "is not msgpack"),
         (b"\x93\x01", "is not msgpack"),
         (header() + b"\x00", "is not msgpack"),
-        (b"\x93\x01\xa6Finish\x81\xc4\x01a\x01", "unknown key|a key is a string"),
+        (b"\x94\x02\xa6Finish\x81\xc4\x01a\x01\x90", "unknown key|a key is a string"),
         (b"\x93\x01\xa6Finish\x81\x05\x01", "is not msgpack"),
         (b"\x93\x01\xa2\xff\xfe\x80", "is not msgpack"),
-        (b"\xc0", r"a header is \[version, message name, body\]"),
-        (b"\x92\x01\xa6Finish", r"a header is \[version, message name, body\]"),
+        (b"\xc0", r"a header is \[version, message name, body, released\]"),
+        (b"\x92\x01\xa6Finish", r"a header is \[version, message name, body, released\]"),
         (header("finish"), "message 'finish' is unknown"),
         (header("x" * 100000), "message 'xxx.*is unknown"),
         (header(name=3), "message 3 is unknown"),  # type: ignore[arg-type]
         (header("__class__"), "is unknown"),
-        (msgpack.packb([1, "Finish", msgpack.ExtType(5, b"abc")]), r"a msgpack extension \(type 5\) came"),
-        (msgpack.packb([1, "Finish", msgpack.Timestamp(1)]), "Finish: expected a table, got|msgpack extension"),
+        (msgpack.packb([2, "Finish", msgpack.ExtType(5, b"abc"), []]), r"a msgpack extension \(type 5\) came"),
+        (msgpack.packb([2, "Finish", msgpack.Timestamp(1), []]), "Finish: expected a table, got|msgpack extension"),
         (header("Finish", []), r"Finish: expected a table, got \[\]"),
         (header("Finish", {"a": 1}), "Finish.a: unknown key"),
         (b"\xdd\xff\xff\xff\xff", "is not msgpack"),
@@ -102,39 +102,39 @@ def test_a_header_beyond_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
 def test_a_message_without_one_of_its_fields_or_with_one_more_is_refused_with_the_path(example: Message) -> None:
     first, *rest = encode(example)
-    version, name, body = msgpack.unpackb(first)
+    version, name, body, released = msgpack.unpackb(first)
     for field in [key for key in body if key not in ("options", "dropout", "jitter", "kinds", "activations", "masks")]:
         without = {key: value for key, value in body.items() if key != field}
         with pytest.raises(SchemaError, match=f"{name}.{field}: this key is missing"):
-            decode([msgpack.packb([version, name, without]), *rest])
+            decode([msgpack.packb([version, name, without, released]), *rest])
     with pytest.raises(ProtocolError, match=f"{name}.surplus: unknown key"):
-        decode([msgpack.packb([version, name, {**body, "surplus": 1}]), *rest])
+        decode([msgpack.packb([version, name, {**body, "surplus": 1}, released]), *rest])
 
 
 @pytest.mark.parametrize("value", [b"bytes", {"a": b"bytes"}, [b"bytes"], 1 << 63, nested(65)])
 def test_free_values_are_plain_ones(value: Any) -> None:
     example = next(item for item in EXAMPLES if isinstance(item, Configure))
-    version, name, body = msgpack.unpackb(encode(example)[0])
+    version, name, body, released = msgpack.unpackb(encode(example)[0])
     body["options"] = {"value": value}
     with pytest.raises(SchemaError, match="Configure.options"):
-        decode([msgpack.packb([version, name, body])])
+        decode([msgpack.packb([version, name, body, released])])
 
 
 def test_a_promise_of_gigabytes_is_refused_before_it_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     example = next(item for item in EXAMPLES if isinstance(item, StepResult))
     first, *rest = encode(example)
-    version, name, body = msgpack.unpackb(first)
+    version, name, body, released = msgpack.unpackb(first)
     body["loss"] = [0, 0, "float64", [1 << 31]]
     monkeypatch.setattr(tensors.np, "empty", None)
     monkeypatch.setattr(tensors.np, "frombuffer", None)
     with pytest.raises(ProtocolError, match="StepResult.loss: float64.* needs 17179869184 bytes, but frame 0 has"):
-        decode([msgpack.packb([version, name, body]), *rest])
+        decode([msgpack.packb([version, name, body, released]), *rest])
 
 
 def test_an_error_names_the_array_by_its_path() -> None:
     example = next(item for item in EXAMPLES if isinstance(item, StepResult))
     first, *rest = encode(example)
-    version, name, body = msgpack.unpackb(first)
+    version, name, body, released = msgpack.unpackb(first)
     body["tensors"]["gradient"]["weight"][2] = "object"
     with pytest.raises(ProtocolError, match=r"StepResult.tensors.gradient.weight: dtype 'object' is not one of"):
-        decode([msgpack.packb([version, name, body]), *rest])
+        decode([msgpack.packb([version, name, body, released]), *rest])

@@ -69,21 +69,21 @@ def test_mutated_bytes_are_a_message_or_a_protocol_error(data: st.DataObject) ->
 @settings(max_examples=200)
 @given(st.sampled_from(sorted(BY_NAME)), values, st.lists(st.binary(max_size=80), max_size=3))
 def test_any_body_is_a_message_or_a_protocol_error(name: str, body: Any, frames: list[bytes]) -> None:
-    try_to_read([msgpack.packb([1, name, body]), *frames])
+    try_to_read([msgpack.packb([2, name, body, []]), *frames])
 
 
 @settings(max_examples=300)
 @given(st.data())
 def test_one_changed_field_is_a_message_or_a_protocol_error(data: st.DataObject) -> None:
     first, *rest = data.draw(st.sampled_from(FRAMES))
-    version, name, body = msgpack.unpackb(first)
+    version, name, body, released = msgpack.unpackb(first)
     whole: Any = {"body": body}
     place, key = whole, "body"
     while isinstance(place[key], (dict, list)) and place[key] and data.draw(st.booleans()):
         place = place[key]
         key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
     place[key] = data.draw(values)
-    try_to_read([msgpack.packb([version, name, whole["body"]]), *rest])
+    try_to_read([msgpack.packb([version, name, whole["body"], released]), *rest])
 
 
 @settings(max_examples=100)
@@ -93,7 +93,7 @@ def test_one_changed_field_is_a_message_or_a_protocol_error(data: st.DataObject)
     st.integers(0, 1 << 62),
 )
 def test_no_array_header_makes_memory_grow(shape: list[int], dtype: str, offset: int) -> None:
-    header = msgpack.packb([1, "Weights", {"tensors": {"a": [0, offset - offset % 64, dtype, shape]}}])
+    header = msgpack.packb([2, "Weights", {"tensors": {"a": [0, offset - offset % 64, dtype, shape]}}, []])
     tracemalloc.start()
     try:
         message = try_to_read([header, bytes(128)])

@@ -162,7 +162,7 @@ def test_c_ordered_does_not_copy_what_is_ordered_already() -> None:
 HEADER = [0, 0, "float64", [2]]
 WRONG_HEADERS = {
     "a: expected an array header": [None, 3, {}, [], [0, 0, "float64"], [0, 0, "float64", [2], 5]],
-    "a: frame .* is not one of the 2 received": [[2, *HEADER[1:]], [-1, *HEADER[1:]], [True, *HEADER[1:]], [0.0, *HEADER[1:]]],
+    "a: frame .* is not one of the 2 received": [[2, *HEADER[1:]], [-2, *HEADER[1:]], [True, *HEADER[1:]], [0.0, *HEADER[1:]]],
     "a: offset .* is not a multiple of 64": [[0, 1, *HEADER[2:]], [0, -64, *HEADER[2:]], [0, "0", *HEADER[2:]]],
     "a: dtype .* is not one of bool": [[0, 0, name, [2]] for name in ("object", "O", "<f8", "float128", "V2", 3, None, ["f"])],
     "a: a shape is a list": [[0, 0, "float64", shape] for shape in (2, "2", None, {"2": 2}, [1] * 33)],

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import numpy as np
 import paddle
 
-from stepalign.workers.capture import Arrays
+from stepalign.workers.capture import Arrays, Room, own_room
 from stepalign.workers.paddle_worker.modules import module_type, walk
 from stepalign.workers.paddle_worker.tensors import to_numpy
 
@@ -24,7 +24,9 @@ Copies = Dict[int, Tuple[Any, int, np.ndarray]]
 
 
 @contextmanager
-def record_activations(model: Any, patterns: Tuple[str, ...], gradients: bool = False) -> Iterator[Arrays]:
+def record_activations(
+    model: Any, patterns: Tuple[str, ...], gradients: bool = False, room: Room = own_room
+) -> Iterator[Arrays]:
     """Yield a dict that fills with inputs and outputs of the modules whose paths match a glob, as each call begins and
     ends.
 
@@ -43,8 +45,8 @@ def record_activations(model: Any, patterns: Tuple[str, ...], gradients: bool = 
         if id(module) not in hooked and any(fnmatchcase(name, pattern) for pattern in patterns):
             hooked[id(module)] = name
             calls: List[str] = []
-            handles.append(_before(module, _input_recorder(name, recorded, calls, copies)))
-            handles.append(module.register_forward_post_hook(_recorder(recorded, calls, copies, gradients)))
+            handles.append(_before(module, _input_recorder(name, recorded, calls, copies, room)))
+            handles.append(module.register_forward_post_hook(_recorder(recorded, calls, copies, gradients, room)))
     try:
         yield recorded
     finally:
@@ -52,7 +54,9 @@ def record_activations(model: Any, patterns: Tuple[str, ...], gradients: bool = 
             handle.remove()
 
 
-def _input_recorder(name: str, recorded: Arrays, calls: List[str], copies: Copies) -> Callable[..., None]:
+def _input_recorder(
+    name: str, recorded: Arrays, calls: List[str], copies: Copies, room: Room
+) -> Callable[..., None]:
     """Make the hook that runs before one module; ``calls`` fills with the names of the calls that have not ended."""
     begun = 0
 
@@ -62,30 +66,32 @@ def _input_recorder(name: str, recorded: Arrays, calls: List[str], copies: Copie
         begun += 1
         tensor = next((tensor for _, tensor in _leaves("", (inputs, named))), None)
         if tensor is not None:
-            recorded[f"{calls[-1]}@input"] = _copied(tensor, copies)
+            recorded[f"{calls[-1]}@input"] = _copied(tensor, copies, room)
 
     return record
 
 
-def _recorder(recorded: Arrays, calls: List[str], copies: Copies, gradients: bool) -> Callable[..., None]:
+def _recorder(
+    recorded: Arrays, calls: List[str], copies: Copies, gradients: bool, room: Room
+) -> Callable[..., None]:
     """Make the hook that runs after one module."""
 
     def record(module: Any, inputs: Any, output: Any) -> None:
         if module_type(module) == "MultiheadAttention" and isinstance(output, tuple):
             output = output[0]
         for key, tensor in _flatten(calls.pop(), output):
-            recorded[key] = _copied(tensor, copies)
+            recorded[key] = _copied(tensor, copies, room)
             if gradients and _carries_gradient(tensor):
-                tensor.register_hook(_gradient_recorder(f"{key}@grad", recorded))
+                tensor.register_hook(_gradient_recorder(f"{key}@grad", recorded, room))
 
     return record
 
 
-def _gradient_recorder(key: str, recorded: Arrays) -> Callable[[Any], None]:
+def _gradient_recorder(key: str, recorded: Arrays, room: Room) -> Callable[[Any], None]:
     """Make the hook of one output tensor; of several arrivals the sum is kept."""
 
     def record(gradient: Any) -> None:
-        array = to_numpy(gradient)
+        array = to_numpy(gradient, room)
         recorded[key] = recorded[key] + array if key in recorded else array
 
     return record
@@ -122,10 +128,10 @@ def _before(module: Any, hook: Callable[..., None]) -> Any:
         return module.register_forward_pre_hook(hook)
 
 
-def _copied(tensor: Any, copies: Copies) -> np.ndarray:
+def _copied(tensor: Any, copies: Copies, room: Room) -> np.ndarray:
     """Copy a tensor, or give the copy that was made of it as it stands."""
     known = copies.get(id(tensor))
     version = int(tensor.inplace_version)
     if known is None or known[1] != version:
-        known = copies[id(tensor)] = (tensor, version, to_numpy(tensor))
+        known = copies[id(tensor)] = (tensor, version, to_numpy(tensor, room))
     return known[2]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import Any, Iterator, List, Tuple
 
-from stepalign.workers.capture import Arrays
+from stepalign.workers.capture import Arrays, Room, own_room
 from stepalign.workers.paddle_worker.optimizer import owned_parameters, parameter_groups
 from stepalign.workers.paddle_worker.tensors import to_numpy
 
@@ -20,17 +20,17 @@ def clips_inside(optimizer: Any) -> bool:
 
 
 @contextmanager
-def used_gradients(optimizer: Any, model: Any) -> Iterator[Arrays]:
+def used_gradients(optimizer: Any, model: Any, room: Room = own_room) -> Iterator[Arrays]:
     """Yield a dict that holds, once ``optimizer.step()`` has run inside, what it used, by parameter name."""
     used: Arrays = {}
     names = {}
     for owned in owned_parameters(optimizer, model):
         names[id(owned.parameter)] = owned.name
         if owned.parameter.grad is not None and owned.group.get("grad_clip", optimizer._grad_clip) is None:
-            used[owned.name] = to_numpy(owned.parameter.grad)
+            used[owned.name] = to_numpy(owned.parameter.grad, room)
     with ExitStack() as undo:
         for clip in _clips(optimizer):
-            clip._dygraph_clip = _recording(clip._dygraph_clip, names, used)
+            clip._dygraph_clip = _recording(clip._dygraph_clip, names, used, room)
             undo.callback(clip.__dict__.pop, "_dygraph_clip")
         yield used
 
@@ -41,14 +41,14 @@ def _clips(optimizer: Any) -> List[Any]:
     return list({id(clip): clip for clip in clips if clip is not None}.values())
 
 
-def _recording(clip: Any, names: Any, used: Arrays) -> Any:
+def _recording(clip: Any, names: Any, used: Arrays, room: Room) -> Any:
     """Wrap a clip's function so that what it returns is copied into ``used``."""
 
     def clip_and_record(pairs: List[Tuple[Any, Any]]) -> List[Tuple[Any, Any]]:
         clipped: List[Tuple[Any, Any]] = clip(pairs)
         for parameter, gradient in clipped:
             if gradient is not None:
-                used[names[id(parameter)]] = to_numpy(gradient)
+                used[names[id(parameter)]] = to_numpy(gradient, room)
         return clipped
 
     return clip_and_record

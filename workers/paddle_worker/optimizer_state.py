@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 
 from stepalign.protocol.errors import WorkerFailure
-from stepalign.workers.capture import Arrays
+from stepalign.workers.capture import Arrays, Room, own_room
 from stepalign.workers.paddle_worker.model import fill_tensor
 from stepalign.workers.paddle_worker.optimizer import (
     OwnedParameter,
@@ -56,12 +56,12 @@ _FLOAT32_BETAS = ("NAdam", "RAdam", "Lamb")
 """Rules whose kernels multiply by a beta rounded to float32, for float64 parameters too."""
 
 
-def read_optimizer_state(optimizer: Any, model: Any) -> Arrays:
+def read_optimizer_state(optimizer: Any, model: Any, room: Room = own_room) -> Arrays:
     """Copy what the optimizer keeps for each parameter that it has updated."""
     state: Arrays = {}
     for owned in owned_parameters(optimizer, model):
         if finished_updates(optimizer, owned) != 0:
-            for slot, array in _read_slots(optimizer, owned).items():
+            for slot, array in _read_slots(optimizer, owned, room).items():
                 state[f"{owned.name}/{slot}"] = array
     return state
 
@@ -99,11 +99,11 @@ def finished_updates(optimizer: Any, owned: OwnedParameter) -> Optional[int]:
     return None
 
 
-def _read_slots(optimizer: Any, owned: OwnedParameter) -> Arrays:
+def _read_slots(optimizer: Any, owned: OwnedParameter, room: Room) -> Arrays:
     """Copy one parameter's slots."""
     state = _accumulators(optimizer, owned)
     names = _names(optimizer, state)
-    slots = {slot: to_numpy(state[key]) for key, slot in names.items() if key in state}
+    slots = {slot: to_numpy(state[key], room) for key, slot in names.items() if key in state}
     for key, switch in _OPTIONAL.items():
         if key in names and not option(optimizer, owned.group, switch):
             slots.pop(names[key], None)

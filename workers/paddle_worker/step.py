@@ -31,20 +31,20 @@ def train_step(
     tensors: Dict[str, Arrays] = {}
     clear_gradients(optimizer)
     patterns = capture.activations if "activation" in kinds else ()
-    with record_activations(model, patterns, gradients=True) as activations:
+    with record_activations(model, patterns, gradients=True, room=capture.room) as activations:
         enter("forward")
         loss = training.loss(model, batch)
         loss_array = _scalar(loss)
         enter("backward")
         loss.backward()
-    raw = read_gradients(model) if kinds & {"gradient", "used_gradient"} else {}
+    raw = read_gradients(model, capture.room) if kinds & {"gradient", "used_gradient"} else {}
     enter("after_backward")
     if training.after_backward is not None:
         training.after_backward(model)
     rates = learning_rates(optimizer)
     enter("update")
     if "used_gradient" in kinds and (training.after_backward is not None or clips_inside(optimizer)):
-        with used_gradients(optimizer, model) as used:
+        with used_gradients(optimizer, model, capture.room) as used:
             optimizer.step()
         tensors["used_gradient"] = {
             name: array for name, array in used.items() if name not in raw or not _same_bytes(array, raw[name])
@@ -57,11 +57,11 @@ def train_step(
     if "gradient" in kinds:
         tensors["gradient"] = raw
     if "optimizer_state" in kinds:
-        tensors["optimizer_state"] = read_optimizer_state(optimizer, model)
+        tensors["optimizer_state"] = read_optimizer_state(optimizer, model, capture.room)
     if "parameter" in kinds:
-        tensors["parameter"] = read_parameters(model)
+        tensors["parameter"] = read_parameters(model, capture.room)
     if "buffer" in kinds:
-        tensors["buffer"] = read_buffers(model)
+        tensors["buffer"] = read_buffers(model, capture.room)
     enter("schedule")
     step_scheduler(training.scheduler, float(loss_array) if training.scheduler_metric == "loss" else None)
     return StepOutcome(lr=rates, loss=loss_array, tensors=tensors)

@@ -1,8 +1,8 @@
 """The border between paddle's tensors and numpy's arrays.
 
-An array that leaves is the process's own C-ordered copy with the tensor's shape and dtype; a tensor that comes back
-has the array's bytes. A dtype that numpy cannot hold is refused by name: nothing is converted on the way (paddle
-itself hands bfloat16 out, and takes it in, as uint16).
+An array that leaves is a C-ordered copy with the tensor's shape and dtype, made straight into the room that it is given;
+a tensor that comes back has the array's bytes. A dtype that numpy cannot hold is refused by name: nothing is converted on
+the way (paddle itself hands bfloat16 out, and takes it in, as uint16).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 
 from stepalign.protocol.errors import CaseError, WorkerFailure
+from stepalign.workers.capture import Room, own_room
 
 _DTYPES = frozenset(
     ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128"]
@@ -24,8 +25,9 @@ def dtype_name(tensor: Any) -> str:
     return str(tensor.dtype).rpartition(".")[2]
 
 
-def to_numpy(tensor: Any) -> np.ndarray:
-    """Copy a tensor of any device into a C-ordered array of the same shape and dtype; a sparse one is made dense.
+def to_numpy(tensor: Any, room: Room = own_room) -> np.ndarray:
+    """Copy a tensor of any device into a C-ordered array of the same shape and dtype that ``room`` gives; a sparse one is
+    made dense.
 
     Raises WorkerFailure for a dtype that numpy lacks, such as bfloat16.
     """
@@ -36,7 +38,9 @@ def to_numpy(tensor: Any) -> np.ndarray:
         )
     if _is_sparse(tensor):
         return _dense(tensor)
-    return np.asarray(tensor.numpy(), order="C")
+    array = room(tuple(tensor.shape), dtype_name(tensor))
+    np.copyto(array, np.from_dlpack(tensor.detach()) if tensor.place.is_cpu_place() else tensor.numpy())
+    return array
 
 
 def from_numpy(array: np.ndarray) -> Any:

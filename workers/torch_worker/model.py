@@ -13,7 +13,7 @@ import torch
 
 from stepalign.protocol.errors import CaseError
 from stepalign.protocol.specs import TensorSpec
-from stepalign.workers.capture import Arrays
+from stepalign.workers.capture import Arrays, Room, own_room
 from stepalign.workers.torch_worker.modules import is_recurrent, module_type, walk
 from stepalign.workers.torch_worker.tensors import dtype_name, from_numpy, to_numpy
 from stepalign.workers.training import Training
@@ -94,20 +94,20 @@ def describe_tensors(model: Any) -> Tuple[TensorSpec, ...]:
     )
 
 
-def read_parameters(model: Any) -> Arrays:
+def read_parameters(model: Any, room: Room = own_room) -> Arrays:
     """Copy every parameter, frozen ones included, by name."""
-    return {entry.name: to_numpy(entry.tensor) for entry in named_tensors(model) if entry.kind == "parameter"}
+    return {entry.name: to_numpy(entry.tensor, room) for entry in named_tensors(model) if entry.kind == "parameter"}
 
 
-def read_buffers(model: Any) -> Arrays:
+def read_buffers(model: Any, room: Room = own_room) -> Arrays:
     """Copy every persistent buffer, by name."""
-    return {entry.name: to_numpy(entry.tensor) for entry in named_tensors(model) if entry.kind == "buffer"}
+    return {entry.name: to_numpy(entry.tensor, room) for entry in named_tensors(model) if entry.kind == "buffer"}
 
 
-def read_gradients(model: Any) -> Arrays:
+def read_gradients(model: Any, room: Room = own_room) -> Arrays:
     """Copy every gradient as it stands, by parameter name; a parameter without one is left out."""
     return {
-        entry.name: to_numpy(entry.tensor.grad)
+        entry.name: to_numpy(entry.tensor.grad, room)
         for entry in named_tensors(model)
         if entry.kind == "parameter" and entry.tensor.grad is not None
     }

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from stepalign.protocol.errors import WorkerFailure
-from stepalign.workers.capture import Arrays
+from stepalign.workers.capture import Arrays, Room, own_room
 from stepalign.workers.torch_worker.model import fill_tensor
 from stepalign.workers.torch_worker.optimizer import OwnedParameter, framework_class, option, owned_parameters
 from stepalign.workers.torch_worker.tensors import from_numpy, to_numpy
@@ -38,12 +38,12 @@ _SCALARS = ("mu_product", "eta", "mu")
 _OPTIONAL = {"max_exp_avg_sq": "amsgrad", "grad_avg": "centered", "momentum_buffer": "momentum"}
 
 
-def read_optimizer_state(optimizer: Any, model: Any) -> Arrays:
+def read_optimizer_state(optimizer: Any, model: Any, room: Room = own_room) -> Arrays:
     """Copy what the optimizer keeps for each parameter that it has updated."""
     state: Arrays = {}
     for owned in owned_parameters(optimizer, model):
         if finished_updates(optimizer, owned) != 0:
-            for slot, array in _read_slots(optimizer, owned).items():
+            for slot, array in _read_slots(optimizer, owned, room).items():
                 state[f"{owned.name}/{slot}"] = array
     return state
 
@@ -72,7 +72,7 @@ def finished_updates(optimizer: Any, owned: OwnedParameter) -> Optional[int]:
     return round(float(state["step"])) if "step" in state else None
 
 
-def _read_slots(optimizer: Any, owned: OwnedParameter) -> Arrays:
+def _read_slots(optimizer: Any, owned: OwnedParameter, room: Room) -> Arrays:
     """Copy one parameter's slots."""
     state = optimizer.state[owned.parameter]
     names = _SLOTS.get(framework_class(optimizer)) or {key: key for key in state}
@@ -82,7 +82,7 @@ def _read_slots(optimizer: Any, owned: OwnedParameter) -> Arrays:
         if slot == "step" and value is not None:
             slots[slot] = np.array(finished_updates(optimizer, owned), np.int64)
         elif isinstance(value, torch.Tensor):
-            slots[slot] = to_numpy(value)
+            slots[slot] = to_numpy(value, room)
         elif isinstance(value, (int, float)):
             slots[slot] = np.array(value)
     if framework_class(optimizer) == "Adagrad" and not option(optimizer, owned.group, "lr_decay"):

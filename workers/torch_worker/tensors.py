@@ -1,7 +1,8 @@
 """The border between torch's tensors and numpy's arrays.
 
-An array that leaves is the process's own C-ordered copy with the tensor's shape and dtype; a tensor that comes back
-has the array's bytes. A dtype that numpy cannot hold is refused by name: nothing is converted on the way.
+An array that leaves is a C-ordered copy with the tensor's shape and dtype, made straight into the room that it is given;
+a tensor that comes back has the array's bytes. A dtype that numpy cannot hold is refused by name: nothing is converted on
+the way.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from stepalign.protocol.errors import CaseError, WorkerFailure
+from stepalign.workers.capture import Room, own_room
 
 _DTYPES = frozenset(
     ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128"]
@@ -23,8 +25,9 @@ def dtype_name(tensor: Any) -> str:
     return str(tensor.dtype).rpartition(".")[2]
 
 
-def to_numpy(tensor: Any) -> np.ndarray:
-    """Copy a tensor of any device into a C-ordered array of the same shape and dtype; a sparse one is made dense.
+def to_numpy(tensor: Any, room: Room = own_room) -> np.ndarray:
+    """Copy a tensor of any device into a C-ordered array of the same shape and dtype that ``room`` gives; a sparse one is
+    made dense.
 
     Raises WorkerFailure for a dtype that numpy lacks, such as bfloat16.
     """
@@ -35,8 +38,9 @@ def to_numpy(tensor: Any) -> np.ndarray:
         )
     if _is_sparse(tensor):
         return _dense(tensor)
-    here = tensor.detach().resolve_conj().resolve_neg()
-    return np.array(here.cpu().numpy(), order="C", copy=here.device.type == "cpu")
+    array = room(tuple(tensor.shape), dtype_name(tensor))
+    torch.from_numpy(array).copy_(tensor.detach())
+    return array
 
 
 def from_numpy(array: np.ndarray) -> Any:
