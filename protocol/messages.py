@@ -2,8 +2,9 @@
 
 The conversation: Hello, Configure, Ready, with shared dropout ShareDropout/DropoutShared, then weights
 (SendWeights/Weights, LoadWeights/WeightsLoaded), then any number of Batch/StepResult with LoadState between, then
-Finish/Finished; or ReadRates/Rates instead of steps. A worker answers Failed at any point and ends. Arrays travel
-beside the header, see `tensors`.
+Finish/Finished; or ReadRates/Rates instead of steps; or, for optimizers alone, any number of BuildOptimizer/Ready, each
+followed by weights and by ApplyGradients/GradientsApplied or ReadRates/Rates. A worker answers Failed at any point and
+ends. Arrays travel beside the header, see `tensors`.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ class Hello:
 
 @dataclass(frozen=True)
 class Configure:
-    """The run as one worker needs it. ``task`` "train" builds the training; "schedule" builds rates only.
+    """The run as one worker needs it. ``task`` "train" builds the training; "schedule" builds rates only; "optimizer"
+    builds an optimizer each time that it is asked to.
 
     ``jitter`` moves half of all trainable weights by one ULP before each step: the control that measures rounding
     noise.
     """
 
-    task: Literal["train", "schedule"]
+    task: Literal["train", "schedule", "optimizer"]
     name: str
     folder: str
     script: str
@@ -165,10 +167,43 @@ class StepResult:
 
 
 @dataclass(frozen=True)
+class BuildOptimizer:
+    """Ask for the optimizer anew, over parameters of these values; without any, for the one that build(case) gives.
+
+    ``options`` are added to the case's own.
+    """
+
+    parameters: Named
+    options: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ApplyGradients:
+    """Ask for one update for each entry of ``gradients``: by the side's own names; a parameter without one has none.
+
+    ``first`` numbers the first step. ``metrics`` has, for each step, the loss that a schedule may watch. ``kinds``:
+    what to collect of each step.
+    """
+
+    first: int
+    gradients: List[Named]
+    metrics: List[float]
+    kinds: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GradientsApplied:
+    """The finished updates; ``batch_digest`` is that of the gradients, ``loss`` the metric that came with them."""
+
+    results: List[StepResult]
+
+
+@dataclass(frozen=True)
 class ReadRates:
-    """Ask for the rates of so many steps."""
+    """Ask for the rates of so many steps; ``metrics`` (float64 [steps]) are the losses that a schedule may watch."""
 
     steps: int
+    metrics: Optional[np.ndarray] = None
 
 
 @dataclass(frozen=True)
@@ -202,7 +237,7 @@ class Failed:
 Message = Union[
     Hello, Configure, Ready, ScheduleReady, ShareDropout, DropoutShared, SendWeights, Weights,
     LoadWeights, WeightsLoaded, LoadState, StateLoaded,
-    Batch, StepResult, ReadRates, Rates, Finish, Finished, Failed,
+    Batch, StepResult, BuildOptimizer, ApplyGradients, GradientsApplied, ReadRates, Rates, Finish, Finished, Failed,
 ]  # fmt: skip
 
 BY_NAME = {cls.__name__: cls for cls in get_args(Message)}

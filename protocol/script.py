@@ -12,7 +12,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Sequence
 
 from stepalign.protocol.errors import CaseError
 
@@ -64,15 +64,17 @@ def load_script(path: Path, folder: Path) -> ModuleType:
     return module
 
 
-def find_function(module: ModuleType, name: str, path: Path) -> Callable[..., Any]:
-    """Return the script's function ``name``; raises CaseError if there is none that takes the case alone."""
+def find_function(module: ModuleType, name: str, path: Path, takes: Sequence[str] = ("case",)) -> Callable[..., Any]:
+    """Return the script's function ``name``; raises CaseError if there is none that takes what ``takes`` lists."""
     function = getattr(module, name, None)
+    call = f"{name}({', '.join(takes)})"
     if not callable(function):
-        raise CaseError(f"{path} has no function {name}(case); it defines: {', '.join(_functions(module)) or 'none'}")
+        raise CaseError(f"{path} has no function {call}; it defines: {', '.join(_functions(module)) or 'none'}")
     try:
-        inspect.signature(function).bind(None)
+        inspect.signature(function).bind(*takes)
     except TypeError as error:
-        raise CaseError(f"{path}: {name} is called with one argument: def {name}(case): ... ({error})") from None
+        count = {1: "one argument", 2: "two arguments"}[len(takes)]
+        raise CaseError(f"{path}: {name} is called with {count}: def {call}: ... ({error})") from None
     except ValueError:
         pass  # written in C: it tells by itself
     return function  # type: ignore[no-any-return]

@@ -92,19 +92,15 @@ class Client:
                 return message
             if isinstance(message, messages.Finish):
                 return None
-            self.send(self._answer(message))
+            self.send(self.answer(message))
             self.status.leave_step()
 
     def report(self, result: messages.StepResult) -> None:
         """Report a finished step."""
         self.send(result)
 
-    def close(self) -> None:
-        """Flush what was sent, for a second at most, and close."""
-        self._context.destroy(linger=1000)
-        self.status.close()
-
-    def _answer(self, message: Message) -> Message:
+    def answer(self, message: Message) -> Message:
+        """Carry out a request about weights or state and return its answer."""
         if self._access is None:
             raise ProtocolError(f"{type(message).__name__} came before anything was built")
         if isinstance(message, messages.SendWeights):
@@ -127,6 +123,10 @@ class Client:
             return messages.DropoutShared()
         raise ProtocolError(f"{type(message).__name__} is not a request to a worker that trains")
 
+    def close(self) -> None:
+        """Flush what was sent, for a second at most, and close."""
+        self._context.destroy(linger=1000)
+        self.status.close()
 
 def _same_bytes(sent: np.ndarray, held: np.ndarray) -> bool:
     if sent.dtype != held.dtype or sent.shape != held.shape:

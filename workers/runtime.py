@@ -27,6 +27,7 @@ from stepalign.workers import isolation, jitter
 from stepalign.workers.capture import Capture, Settings
 from stepalign.workers.client import Client, StateAccess
 from stepalign.workers.dropout import SharedMasks
+from stepalign.workers.gradient_loop import serve_gradients
 from stepalign.workers.training import Training
 
 EXIT_FAILED = 70
@@ -44,6 +45,8 @@ def serve(client: Client, framework: str) -> int:
         _prepare(twin, configuration)
         if configuration.task == "schedule":
             _serve_schedule(client, twin, framework, configuration)
+        elif configuration.task == "optimizer":
+            _serve_optimizer(client, twin, framework, configuration)
         else:
             _serve_training(client, twin, framework, configuration)
         client.send(messages.Finished())
@@ -98,8 +101,8 @@ def _prepare(twin: Any, configuration: messages.Configure) -> None:
     twin.prepare(Settings(configuration.dtype, configuration.seed, configuration.device, configuration.threads))
 
 
-def _load(configuration: messages.Configure, function: str) -> Any:
-    """Return what the script's ``build(case)`` or ``schedule(case)`` gives."""
+def _load(configuration: messages.Configure, function: str, *arguments: Any) -> Any:
+    """Return what the script's ``build(case)``, ``schedule(case)`` or ``optimizer(case, parameters)`` gives."""
     folder, path = Path(configuration.folder), Path(configuration.script)
     view = CaseView(
         name=configuration.name,
@@ -110,9 +113,9 @@ def _load(configuration: messages.Configure, function: str) -> Any:
         options=dict(configuration.options),
         folder=folder,
     )
-    module = load_script(path, folder)
-    called = find_function(module, function, path)
-    return call_script(f"{function}(case) of {path.name}", folder, lambda: called(view))
+    takes = ("case", "parameters")[: 1 + len(arguments)]
+    called = find_function(load_script(path, folder), function, path, takes)
+    return call_script(f"{function}({', '.join(takes)}) of {path.name}", folder, lambda: called(view, *arguments))
 
 
 def _facts(twin: Any, framework: str, device: str) -> messages.WorkerFacts:
@@ -143,8 +146,21 @@ def _serve_schedule(client: Client, twin: Any, framework: str, configuration: me
         if not isinstance(message, messages.ReadRates):
             raise ProtocolError(f"expected ReadRates or Finish, got {type(message).__name__}")
         client.status.enter("rates")
-        rates = twin.read_rates(optimizer, scheduler, message.steps)
+        rates = twin.read_rates(optimizer, scheduler, message.steps, message.metrics)
         client.send(messages.Rates(np.asarray(rates, dtype=np.float64).reshape(message.steps, -1)))
+
+
+def _serve_optimizer(client: Client, twin: Any, framework: str, configuration: messages.Configure) -> None:
+    serve_gradients(
+        client,
+        twin,
+        framework,
+        configuration,
+        facts=lambda: _facts(twin, framework, configuration.device),
+        declare=lambda training: declare(twin, training),
+        build=lambda asked: build_training(twin, asked),
+        build_parts=lambda asked, parameters: _load(asked, "optimizer", parameters),
+    )
 
 
 def _serve_training(client: Client, twin: Any, framework: str, configuration: messages.Configure) -> None:

@@ -31,6 +31,8 @@ from stepalign.protocol.script import PAYLOAD_NAME
 from stepalign.protocol.specs import Declaration
 from stepalign.protocol.status import Status
 
+Task = Literal["train", "schedule", "optimizer"]
+
 
 @dataclass(frozen=True)
 class Member:
@@ -48,7 +50,7 @@ class Session:
     """Two workers of one case: ``members[0]`` is the reference, ``members[1]`` the candidate."""
 
     def __init__(
-        self, case: Case, members: Tuple[Member, Member], task: Literal["train", "schedule"], on_tick: Callable[[], None]
+        self, case: Case, members: Tuple[Member, Member], task: Task, on_tick: Callable[[], None]
     ) -> None:
         self._case = case
         self._members = members

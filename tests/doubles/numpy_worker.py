@@ -327,7 +327,7 @@ TWIN = SimpleNamespace(
     write_optimizer_state=lambda optimizer, model, arrays: None,
     from_numpy=np.array,
     train_step=train_step,
-    read_rates=lambda optimizer, scheduler, steps: [optimizer["lr"]] * steps,
+    read_rates=lambda optimizer, scheduler, steps, losses: [optimizer["lr"]] * steps,
 )
 CLIENT = []
 

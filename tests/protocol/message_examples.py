@@ -68,7 +68,12 @@ EXAMPLES: "tuple[Message, ...]" = (
         3, [3e-5, 1e-4], np.asarray(0.6931472, np.float32), "ab" * 32,
         {"gradient": {"weight": np.ones((3, 2), np.float32)}, "buffer": {}}, ("paddle",), 0.25, {"place#0": (0.1, 4.0, 8.0)},
     ),
-    messages.ReadRates(5000),
+    messages.BuildOptimizer(SMALL, {"rate": 0.5}),
+    messages.ApplyGradients(7, [{"weight": np.ones((3, 2), np.float32)}, {}], [0.5, 0.25], ("parameter",)),
+    messages.GradientsApplied(
+        [messages.StepResult(7, [0.125], np.asarray(0.5), "cd" * 32, {"parameter": SMALL}, (), 0.5)]
+    ),
+    messages.ReadRates(5000, np.array([1.0, 0.5])),
     messages.Rates(np.linspace(0, 1, 6).reshape(3, 2)),
     messages.Finish(),
     messages.Finished(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stepalign.workers.paddle_worker.activations import record_activations
 from stepalign.workers.paddle_worker.clipping import clips_inside, used_gradients
 from stepalign.workers.paddle_worker.dropout import follow_modules, replace_dropout
+from stepalign.workers.paddle_worker.gradients import apply_gradients, check_parts, forget_names, hold_parameters
 from stepalign.workers.paddle_worker.model import (
     cast_model,
     check_training,
@@ -18,13 +19,15 @@ from stepalign.workers.paddle_worker.model import (
 from stepalign.workers.paddle_worker.modules import describe_modules
 from stepalign.workers.paddle_worker.optimizer import clear_gradients, describe_optimizer, learning_rates
 from stepalign.workers.paddle_worker.optimizer_state import read_optimizer_state, write_optimizer_state
-from stepalign.workers.paddle_worker.scheduler import describe_scheduler, read_rates, step_scheduler
+from stepalign.workers.paddle_worker.scheduler import describe_scheduler, read_rates, step_scheduler, watches_loss
 from stepalign.workers.paddle_worker.settings import prepare, read_settings, version
 from stepalign.workers.paddle_worker.step import train_step
 from stepalign.workers.paddle_worker.tensors import from_numpy, to_numpy
 
 __all__ = [
+    "apply_gradients",
     "cast_model",
+    "check_parts",
     "check_training",
     "clear_gradients",
     "clips_inside",
@@ -33,7 +36,9 @@ __all__ = [
     "describe_scheduler",
     "describe_tensors",
     "follow_modules",
+    "forget_names",
     "from_numpy",
+    "hold_parameters",
     "learning_rates",
     "prepare",
     "read_buffers",
@@ -50,6 +55,7 @@ __all__ = [
     "train_step",
     "used_gradients",
     "version",
+    "watches_loss",
     "write_optimizer_state",
     "write_tensors",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List
 
 import numpy as np
 import paddle
@@ -27,9 +27,9 @@ def train_step(
     Gradients are gone when forward begins. ``used_gradient`` holds only what differs from ``gradient``. Raises
     CaseError when the loss is not a scalar that backward can start from.
     """
-    model, optimizer, kinds = training.model, training.optimizer, capture.kinds
+    model, kinds = training.model, capture.kinds
     tensors: Dict[str, Arrays] = {}
-    clear_gradients(optimizer)
+    clear_gradients(training.optimizer)
     patterns = capture.activations if "activation" in kinds else ()
     with record_activations(model, patterns, gradients=True, room=capture.room) as activations:
         enter("forward")
@@ -37,6 +37,20 @@ def train_step(
         loss_array = _scalar(loss)
         enter("backward")
         loss.backward()
+    if "activation" in kinds:
+        tensors["activation"] = activations
+    rates = update(training, float(loss_array), capture, tensors, enter)
+    return StepOutcome(lr=rates, loss=loss_array, tensors=tensors)
+
+
+def update(
+    training: Training, loss: float, capture: Capture, tensors: Dict[str, Arrays], enter: Callable[[str], None]
+) -> List[float]:
+    """Clip, update and step the schedule, from the gradients as they stand; return the rates that the update used.
+
+    What ``capture`` asks for goes into ``tensors``. ``loss`` is what a schedule may watch.
+    """
+    model, optimizer, kinds = training.model, training.optimizer, capture.kinds
     raw = read_gradients(model, capture.room) if kinds & {"gradient", "used_gradient"} else {}
     enter("after_backward")
     if training.after_backward is not None:
@@ -52,8 +66,6 @@ def train_step(
     else:
         optimizer.step()
     enter("collect")
-    if "activation" in kinds:
-        tensors["activation"] = activations
     if "gradient" in kinds:
         tensors["gradient"] = raw
     if "optimizer_state" in kinds:
@@ -63,8 +75,8 @@ def train_step(
     if "buffer" in kinds:
         tensors["buffer"] = read_buffers(model, capture.room)
     enter("schedule")
-    step_scheduler(training.scheduler, float(loss_array) if training.scheduler_metric == "loss" else None)
-    return StepOutcome(lr=rates, loss=loss_array, tensors=tensors)
+    step_scheduler(training.scheduler, loss if training.scheduler_metric == "loss" else None)
+    return rates
 
 
 def _scalar(loss: Any) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 from stepalign.protocol.errors import CaseError
 from stepalign.protocol.specs import Scalar, SchedulerSpec
@@ -49,19 +49,27 @@ def step_scheduler(scheduler: Any, metric: Optional[float]) -> None:
         scheduler.step(metric)
 
 
-def read_rates(optimizer: Any, scheduler: Any, steps: int) -> List[List[float]]:
+def watches_loss(scheduler: Any) -> bool:
+    """Tell whether a schedule is stepped with the step's loss."""
+    return any(each.__name__ == "ReduceLROnPlateau" for each in type(scheduler).__mro__)
+
+
+def read_rates(
+    optimizer: Any, scheduler: Any, steps: int, losses: Optional[Sequence[float]] = None
+) -> List[List[float]]:
     """Read the rates of the updates 0 to ``steps`` - 1, for each update one rate a group, without a model.
 
-    Raises CaseError for a schedule that watches the loss.
+    ``losses`` are what a schedule that watches the loss is stepped with; raises CaseError for one where there are none.
     """
-    if any(each.__name__ == "ReduceLROnPlateau" for each in type(scheduler).__mro__):
+    watched = losses if watches_loss(scheduler) else None
+    if watched is None and watches_loss(scheduler):
         raise CaseError("a reduce-on-plateau schedule follows the losses: compare it with `stepalign run`")
     rates = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`")
         for number in range(steps):
             if number > 0:
-                step_scheduler(scheduler, None)
+                step_scheduler(scheduler, None if watched is None else float(watched[number - 1]))
             rates.append(learning_rates(optimizer))
     return rates
 
