@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md", ROOT / "benchmarks" / "ports" / "README.md"]
-)
+_OUTSIDE_DOCS = [ROOT / "examples" / "README.md", ROOT / "benchmarks" / "ports" / "README.md"]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *_OUTSIDE_DOCS])
 
 _FENCE = re.compile(r"^(?:<!-- exits (\d+) -->\n)?```([a-z]*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TITLE = re.compile(r'title="([^"]+)"')
