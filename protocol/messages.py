@@ -39,7 +39,8 @@ class Configure:
     builds an optimizer each time that it is asked to.
 
     ``jitter`` moves half of all trainable weights by one ULP before each step: the control that measures rounding
-    noise.
+    noise. ``accumulate`` is how many batches one update takes in; more than one only where ``script`` is empty, which
+    means that the worker is a command of the user's own. Their arrays are then named ``0/name``, ``1/name``, ...
     """
 
     task: Literal["train", "schedule", "optimizer"]
@@ -55,6 +56,7 @@ class Configure:
     options: Dict[str, Any] = field(default_factory=dict)
     dropout: Literal["own", "shared"] = "own"
     jitter: bool = False
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)

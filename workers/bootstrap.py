@@ -7,39 +7,30 @@ a fatal signal leaves a traceback in the log, and the other framework cannot be 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
-import signal
 import sys
 from typing import NoReturn
 
-from stepalign.protocol.status import note_pid
-from stepalign.workers import guard, isolation
-
-EXIT_MISSING_PACKAGE = 78
+from stepalign.workers import guard, startup
 
 
 def main() -> NoReturn:
-    """Run one worker as the environment variables ``STEPALIGN_*`` describe it; never returns."""
+    """Run one worker as the environment variables ``STEPALIGN_*`` describe it, or the command that the arguments are;
+    never returns.
+    """
+    if startup.COMMAND_MARK in os.environ:
+        startup.run_command(sys.argv[1:])
     guard.stand(int(os.environ["STEPALIGN_LIFELINE"]))
-    faulthandler.enable(all_threads=True)
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    note_pid(os.environ["STEPALIGN_STATUS"])
     role = os.environ["STEPALIGN_ROLE"]
     framework = os.environ["STEPALIGN_FRAMEWORK"]
     endpoint = os.environ["STEPALIGN_ENDPOINT"]
-    isolation.forbid_other_frameworks(framework)
+    startup.secure(framework)
     try:
         from stepalign.protocol.memory import inherit_memory
         from stepalign.workers import runtime
         from stepalign.workers.client import Client
     except ImportError as error:
-        print(
-            f"stepalign: {sys.executable} lacks a package that every worker needs: {error}. "
-            f"Install it with: {sys.executable} -m pip install numpy pyzmq msgpack",
-            file=sys.stderr,
-        )
-        sys.exit(EXIT_MISSING_PACKAGE)
+        startup.end_without_packages(error)
     shared = os.environ.get("STEPALIGN_MEMORY")
     memory = inherit_memory(shared) if shared else None
     client = Client(endpoint, role, framework, os.environ["STEPALIGN_STATUS"], memory)

@@ -46,3 +46,11 @@ class StepOutcome:
     lr: List[float]
     loss: np.ndarray
     tensors: Dict[str, Arrays] = field(default_factory=dict)
+
+
+def same_bytes(first: np.ndarray, second: np.ndarray) -> bool:
+    """Tell whether two arrays are the same in shape, dtype and every byte."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    ours, theirs = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (first, second))
+    return bool(np.array_equal(ours, theirs))

@@ -23,7 +23,7 @@ from stepalign.protocol.messages import PROTOCOL_VERSION, Message, Named
 from stepalign.protocol.sockets import connect_dealer, receive, send
 from stepalign.protocol.status import StatusWriter
 from stepalign.protocol.tensors import DTYPES, LARGE_SIZE_BYTES
-from stepalign.workers.capture import own_room
+from stepalign.workers.capture import own_room, same_bytes
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Client:
             self._access.write_tensors(message.tensors)
             now = self._access.read_tensors()
             return messages.WeightsLoaded(
-                {name: now[name] for name, sent in message.tensors.items() if not _same_bytes(sent, now[name])}
+                {name: now[name] for name, sent in message.tensors.items() if not same_bytes(sent, now[name])}
             )
         if isinstance(message, messages.LoadState):
             self.status.enter("weights")
@@ -127,12 +127,3 @@ class Client:
         """Flush what was sent, for a second at most, and close."""
         self._context.destroy(linger=1000)
         self.status.close()
-
-def _same_bytes(sent: np.ndarray, held: np.ndarray) -> bool:
-    if sent.dtype != held.dtype or sent.shape != held.shape:
-        return False
-    return np.array_equal(_bytes(sent), _bytes(held))
-
-
-def _bytes(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

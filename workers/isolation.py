@@ -43,7 +43,9 @@ class _Guard(importlib.abc.MetaPathFinder):
 
 
 def forbid_other_frameworks(framework: str) -> None:
-    """Make every import of another framework fail, and every search for one find nothing."""
+    """Make every import of another framework fail, and every search for one find nothing. Once is enough."""
+    if any(isinstance(finder, _Guard) for finder in sys.meta_path):
+        return
     forbidden = tuple(module for name, module in IMPORT_NAMES.items() if name != framework)
     sys.meta_path.insert(0, _Guard(framework, forbidden))
     find_spec = importlib.util.find_spec

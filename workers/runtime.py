@@ -42,7 +42,7 @@ def serve(client: Client, framework: str) -> int:
         client.status.enter("import")
         twin = import_twin(framework)
         client.status.enter("build")
-        _prepare(twin, configuration)
+        prepare(twin, configuration)
         if configuration.task == "schedule":
             _serve_schedule(client, twin, framework, configuration)
         elif configuration.task == "optimizer":
@@ -97,7 +97,8 @@ def import_twin(framework: str) -> Any:
     return importlib.import_module(f"stepalign.workers.{framework}_worker.adapter")
 
 
-def _prepare(twin: Any, configuration: messages.Configure) -> None:
+def prepare(twin: Any, configuration: messages.Configure) -> None:
+    """Set what the run prescribes for the process: device, dtype, seeds, threads, exact kernels."""
     twin.prepare(Settings(configuration.dtype, configuration.seed, configuration.device, configuration.threads))
 
 
@@ -118,7 +119,8 @@ def _load(configuration: messages.Configure, function: str, *arguments: Any) -> 
     return call_script(f"{function}({', '.join(takes)}) of {path.name}", folder, lambda: called(view, *arguments))
 
 
-def _facts(twin: Any, framework: str, device: str) -> messages.WorkerFacts:
+def facts_of(twin: Any, framework: str, device: str) -> messages.WorkerFacts:
+    """Return what this process is."""
     return messages.WorkerFacts(
         framework=framework,
         version=twin.version(),
@@ -137,7 +139,7 @@ def _serve_schedule(client: Client, twin: Any, framework: str, configuration: me
     if not isinstance(built, tuple) or len(built) != 2:
         raise CaseError(f"schedule(case) returns (optimizer, scheduler), got {type(built).__name__}")
     optimizer, scheduler = built
-    facts = _facts(twin, framework, configuration.device)
+    facts = facts_of(twin, framework, configuration.device)
     client.send(messages.ScheduleReady(facts, twin.describe_scheduler(scheduler)))
     while True:
         message = client.receive()
@@ -169,7 +171,7 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
         twin.replace_dropout(masks)
     training = build_training(twin, configuration)
     model, optimizer = training.model, training.optimizer
-    client.send(messages.Ready(_facts(twin, framework, configuration.device), declare(twin, training)))
+    client.send(messages.Ready(facts_of(twin, framework, configuration.device), declare(twin, training)))
     client.serve_state(
         StateAccess(
             read_tensors=lambda: {**twin.read_parameters(model, client.room), **twin.read_buffers(model, client.room)},
@@ -228,7 +230,7 @@ def run_step(
     client.status.enter("batch", batch.step)
     enter: Callable[[str], None] = client.status.enter
     if masks is not None:
-        enter = _telling(masks, enter)
+        enter = telling(masks, enter)
         masks.begin_step(batch.step)
     started = time.perf_counter()
     tensors: Dict[str, Any] = {name: twin.from_numpy(array) for name, array in batch.arrays.items()}
@@ -248,7 +250,7 @@ def run_step(
     )
 
 
-def _telling(masks: SharedMasks, enter: Callable[[str], None]) -> Callable[[str], None]:
+def telling(masks: SharedMasks, enter: Callable[[str], None]) -> Callable[[str], None]:
     """Return ``enter`` such that ``masks`` is told of each phase too."""
 
     def both(phase: str) -> None:

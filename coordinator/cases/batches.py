@@ -44,7 +44,17 @@ class BatchSource:
             raise CaseError(f"data.source: expected a .npz or .py file, got {source!r}")
 
     def __getitem__(self, step: int) -> Batch:
-        """Return the batch of ``step``: name -> array. Raises CaseError if the data ends before it."""
+        """Return the batch of ``step``: name -> array. Raises CaseError if the data ends before it.
+
+        Where one update takes in several batches, they are here as one, their arrays named ``0/name``, ``1/name``, ...
+        """
+        count = self._case.file.accumulate
+        if count == 1:
+            return self._single(step)
+        parts = (self._single(step * count + part) for part in range(count))
+        return {f"{part}/{name}": array for part, batch in enumerate(parts) for name, array in batch.items()}
+
+    def _single(self, step: int) -> Batch:
         if self._constant is not None:
             return self._constant
         while len(self._kept) <= step:
@@ -59,10 +69,11 @@ class BatchSource:
         """Read all steps now, so that too few batches are known before a worker starts; unless that takes much
         memory.
         """
-        first = self[0]
+        first = self._single(0)
+        count = self._case.steps * self._case.file.accumulate
         size_bytes = sum(array.nbytes for array in first.values())
-        if size_bytes * self._case.steps <= _EAGER_SIZE_BYTES:
-            self[self._case.steps - 1]
+        if size_bytes * count <= _EAGER_SIZE_BYTES:
+            self._single(count - 1)
 
     def _next(self) -> Batch:
         assert self._rest is not None
@@ -72,7 +83,8 @@ class BatchSource:
         if item is None:
             raise CaseError(
                 f"{name}: batches(case) gave {step} batches, the case runs {self._case.steps} steps: "
-                f"yield at least {self._case.steps}, or run with --steps {step}"
+                f"yield at least {self._case.steps * self._case.file.accumulate}, "
+                f"or run with --steps {step // self._case.file.accumulate}"
             )
         return self._checked(item, name, step)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Dict, Literal, Optional, Sequence, Tuple
+from typing import Any, Dict, Literal, Mapping, Optional, Sequence, Tuple
 
 from stepalign.protocol.errors import CaseError
 from stepalign.protocol.schema import SchemaError, from_plain
@@ -31,9 +32,13 @@ COLLECTED_KINDS = ("gradient", "optimizer_state", "parameter", "buffer")
 
 @dataclass(frozen=True)
 class SideSection:
-    """``[torch]`` or ``[paddle]``: the script, the interpreter, the device."""
+    """``[torch]`` or ``[paddle]``: the script or the command, the interpreter, the device.
 
-    script: str
+    ``command`` starts a script that owns its loop; it is split as a shell would, and run without one.
+    """
+
+    script: str = ""
+    command: str = ""
     python: str = ""
     device: str = "auto"
     env: Dict[str, str] = field(default_factory=dict)
@@ -136,6 +141,7 @@ class CaseFile:
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 0
     threads: int = 0
+    accumulate: int = 1
     options: Dict[str, Any] = field(default_factory=dict)
     weights: WeightsSection = WeightsSection()
     collect: CollectSection = CollectSection()
@@ -166,8 +172,15 @@ class Case:
         return section
 
     def script(self, side: str) -> Path:
-        """Return the path of a side's script."""
-        return (self.folder / self.side(side).script).resolve()
+        """Return the path of a side's script; for a command, of the first Python file that it names, or the folder."""
+        section = self.side(side)
+        if section.command:
+            return next((path for path in map(self.folder.__truediv__, self.command(side)) if path.suffix == ".py"), self.folder)
+        return (self.folder / section.script).resolve()
+
+    def command(self, side: str) -> Tuple[str, ...]:
+        """Return the words of a side's command; none where it has a script that builds its training."""
+        return tuple(shlex.split(self.side(side).command))
 
     def view(self) -> CaseView:
         """Return what a user's script sees of the case."""
@@ -188,12 +201,61 @@ def load_case(folder: Path, assignments: Sequence[str] = (), **overrides: Any) -
         raise CaseError(
             f"no case at {folder}: expected a folder with a case.toml; `stepalign init {folder}` writes one"
         )
+    plain = _read_toml(path)
+    return _made(plain, folder, path, assignments, overrides)
+
+
+def commands_case(
+    commands: Mapping[str, str],
+    data: Optional[str],
+    config: Optional[Path] = None,
+    assignments: Sequence[str] = (),
+    **overrides: Any,
+) -> Case:
+    """Return the case of two commands that are run in the working directory.
+
+    ``commands`` is by side. ``data`` is a .npz or .py file. ``config`` is a file with any other keys of case.toml, whose
+    paths are relative to it. Raises CaseError.
+    """
+    plain: Dict[str, Any] = {}
+    if config is not None:
+        plain = _read_toml(config)
+        _anchor(plain, config.resolve().parent)
+    for side in SIDES:
+        section = plain.setdefault(side, {})
+        if isinstance(section, dict) and side in commands:
+            section.pop("script", None)
+            section["command"] = commands[side]
+    if data is not None:
+        plain["data"] = {"source": str(Path(data).absolute())}
+    return _made(plain, Path.cwd(), config or Path("the command line"), assignments, overrides)
+
+
+def _anchor(plain: Dict[str, Any], folder: Path) -> None:
+    """Make the paths of a configuration's files absolute; scripts and commands stay as they are."""
+    data, weights = plain.get("data"), plain.get("weights")
+    if isinstance(data, dict):
+        if isinstance(data.get("source"), str):
+            data["source"] = str(folder / data["source"])
+        if isinstance(data.get("arrays"), dict):
+            data["arrays"] = {name: str(folder / str(file)) for name, file in data["arrays"].items()}
+    if isinstance(weights, dict) and str(weights.get("source")).endswith((".npz", ".safetensors")):
+        weights["source"] = str(folder / weights["source"])
+
+
+def _read_toml(path: Path) -> Dict[str, Any]:
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CaseError(f"{path} is not TOML: {error}") from None
     except OSError as error:
         raise CaseError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _made(
+    plain: Dict[str, Any], folder: Path, path: Path, assignments: Sequence[str], overrides: Mapping[str, Any]
+) -> Case:
+    """Return the checked case of plain tables; ``path`` is where they come from."""
     for assignment in assignments:
         assign(plain, assignment)
     plain.update({key: value for key, value in overrides.items() if value is not None})
@@ -248,8 +310,7 @@ def _check(case: Case, path: Path) -> None:
     file = case.file
     for side in SIDES:
         section = case.side(side)
-        if not case.script(side).is_file():
-            raise CaseError(f"{path}: {side}.script: no file {case.script(side)}")
+        _check_program(case, side, path)
         if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", section.device):
             raise CaseError(f'{path}: {side}.device: expected "auto", "cpu", "gpu" or "gpu:1", got {section.device!r}')
         for name, value in section.env.items():
@@ -260,6 +321,12 @@ def _check(case: Case, path: Path) -> None:
     if file.seed >= 1 << 32:
         raise CaseError(f"{path}: seed: expected less than 2**32, which every random generator takes, got {file.seed}")
     _check_number(path, "threads", file.threads, 0)
+    _check_number(path, "accumulate", file.accumulate, 1)
+    if file.accumulate > 1 and not all(case.side(side).command for side in SIDES):
+        raise CaseError(
+            f"{path}: accumulate: only scripts that own their loop take several batches an update: let loss(model, batch) "
+            "of build(case) take one batch that is the whole of it"
+        )
     _check_number(path, "compare.resync", file.compare.resync, 0)
     _check_number(path, "schedule.steps", file.schedule.steps, 1)
     _check_number(path, "collect.budget_mib", file.collect.budget_mib, 1)
@@ -294,6 +361,23 @@ def _check(case: Case, path: Path) -> None:
                 f"{path}: weights.rename[{index}]: {pattern!r} is not a regular expression: {error}"
             ) from None
     _check_weights_source(case, path)
+
+
+def _check_program(case: Case, side: str, path: Path) -> None:
+    """Raise CaseError unless a side has one of a script that is there and a command that can be split."""
+    section = case.side(side)
+    if bool(section.script) == bool(section.command):
+        raise CaseError(
+            f'{path}: {side}: give one of script = "{side}_side.py" (it defines build(case)) and command = "python '
+            f'train.py" (it owns its loop)'
+        )
+    if section.script and not case.script(side).is_file():
+        raise CaseError(f"{path}: {side}.script: no file {case.script(side)}")
+    try:
+        if section.command and not case.command(side):
+            raise ValueError("it is empty")
+    except ValueError as error:
+        raise CaseError(f"{path}: {side}.command: {section.command!r} cannot be split into words: {error}") from None
 
 
 def _check_number(path: Path, key: str, value: int, least: int) -> None:

@@ -13,6 +13,19 @@ def add_case(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("case", type=Path, metavar="CASE", help="the case's folder, which holds case.toml")
 
 
+def add_case_or_commands(parser: argparse.ArgumentParser) -> None:
+    """Add the positional CASE, and the commands that can be given instead."""
+    parser.add_argument(
+        "case", type=Path, nargs="?", metavar="CASE", help="the case's folder, which holds case.toml; or give both commands"
+    )
+    group = parser.add_argument_group("instead of a case: scripts that own their loop")
+    group.add_argument("--torch", metavar="CMD", help="the torch side's command, run here without a shell")
+    group.add_argument("--paddle", metavar="CMD", help="the paddle side's command")
+    group.add_argument("--data", metavar="FILE", help="the batches: a .npz, or a .py with batches(case)")
+    group.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with other keys of case.toml")
+    group.add_argument("--accumulate", type=int, metavar="K", help="batches that one update takes in (default: 1)")
+
+
 def add_case_options(parser: argparse.ArgumentParser) -> None:
     """Add what replaces keys of case.toml."""
     group = parser.add_argument_group("in place of the case's own settings")

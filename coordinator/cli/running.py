@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Callable, Dict, Sequence, Tuple
 
 from stepalign.coordinator.api import Outcome
-from stepalign.coordinator.cases.case import SIDES, Case, load_case
+from stepalign.coordinator.cases.case import SIDES, Case, commands_case, load_case
 from stepalign.coordinator.cli.log_tail import LogTail
 from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.environments import managed
@@ -27,14 +27,17 @@ from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_schedule import run_schedule
 from stepalign.coordinator.running.run_state import Watcher
 from stepalign.coordinator.sessions.lockstep import StepPair
+from stepalign.protocol.errors import CaseError
 
 DEMO_CASE = Path(__file__).parent.parent / "cases" / "demo_case"
+
+_OVERRIDES = ("steps", "mode", "dtype", "seed")
 
 
 @told_to_ci
 def run(options: argparse.Namespace) -> int:
-    """Run a case."""
-    case = _load(options, options.case)
+    """Run a case, or two commands."""
+    case = chosen_case(options)
     return _watched(options, case, lambda watcher: run_case(case, options.out, watcher))
 
 
@@ -59,8 +62,22 @@ def schedule(options: argparse.Namespace) -> int:
     return _watched(options, case, lambda watcher: run_schedule(case, options.out, watcher), milestones)
 
 
+def chosen_case(options: argparse.Namespace) -> Case:
+    """Return the case that the options name, or the one that they make of commands. Raises CaseError for both or neither."""
+    commands = {side: getattr(options, side) for side in SIDES if getattr(options, side) is not None}
+    given = [name for name in ("data", "config", "accumulate") if getattr(options, name) is not None]
+    if options.case is not None:
+        if commands or given:
+            raise CaseError(f"give a case or commands, not both: CASE goes without --{[*commands, *given][0]}")
+        return _load(options, options.case)
+    if not commands and options.config is None:
+        raise CaseError("give a case's folder, or the commands of two scripts: stepalign run --torch CMD --paddle CMD --data FILE")
+    overrides: Dict[str, object] = {key: getattr(options, key) for key in (*_OVERRIDES, "accumulate")}
+    return commands_case(commands, options.data, options.config, options.assignments, **overrides)
+
+
 def _load(options: argparse.Namespace, folder: Path) -> Case:
-    overrides: Dict[str, object] = {key: getattr(options, key) for key in ("steps", "mode", "dtype", "seed")}
+    overrides: Dict[str, object] = {key: getattr(options, key) for key in _OVERRIDES}
     return load_case(folder, options.assignments, **overrides)
 
 

@@ -13,6 +13,9 @@ import stepalign.protocol
 from stepalign.protocol.errors import EnvironmentFailure
 
 _MAIN = "from stepalign.workers.bootstrap import main\n\nmain()\n"
+_SITECUSTOMIZE = "from stepalign.workers.startup import begin_python\n\nbegin_python()\n"
+"""Runs where the archive is on PYTHONPATH: in a user's own command."""
+
 
 
 def write_payload(path: Path) -> None:
@@ -21,6 +24,7 @@ def write_payload(path: Path) -> None:
     workers = _workers_folder()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("__main__.py", _MAIN)
+        archive.writestr("sitecustomize.py", _SITECUSTOMIZE)
         archive.writestr("stepalign/__init__.py", f'__version__ = "{stepalign.__version__}"\n')
         for name, folder in (("protocol", protocol), ("workers", workers)):
             for file in sorted(folder.rglob("*.py")):

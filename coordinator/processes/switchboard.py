@@ -193,6 +193,11 @@ class Switchboard:
                 raise note_fault(EnvironmentFailure(tail), role, status.phase, None)
             where = f"in phase {status.phase}" + ("" if status.step is None else f" of step {status.step}")
             message = f"the {role} worker died {where}: {name_exit(code)}"
+            if worker.spec.command is not None and status.phase == "start":
+                message = (
+                    f"the {role} command ended before it called attach(): {name_exit(code)}; "
+                    f"its script needs `from stepalign.workers import attach` and `client = attach()`"
+                )
             if tail:
                 message += f"\nthe end of {worker.spec.log.name}:\n{tail}"
             raise note_fault(WorkerFailure(message), role, status.phase, status.step, name_exit(code))

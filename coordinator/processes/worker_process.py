@@ -13,10 +13,11 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from stepalign.protocol.errors import EnvironmentFailure, StepalignError
 from stepalign.protocol.memory import Memory, open_memory
@@ -33,6 +34,9 @@ _GUARD_S = 7.0
 class WorkerSpec:
     """What it takes to start one worker. ``cores`` empty means: not pinned; ``memory_mib`` bounds the memory that it
     shares in either direction, 0: none.
+
+    ``command`` are the words of a user's own command after its interpreter or program, run in ``folder``; without any the
+    interpreter runs the payload.
     """
 
     role: str
@@ -42,6 +46,8 @@ class WorkerSpec:
     env: Dict[str, str] = field(default_factory=dict)
     cores: Tuple[int, ...] = ()
     memory_mib: int = 0
+    command: Optional[Tuple[str, ...]] = None
+    folder: Optional[Path] = None
 
 
 class WorkerProcess:
@@ -58,6 +64,7 @@ class WorkerProcess:
             **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")},
             "PYTHONNOUSERSITE": "1",
             **spec.env,
+            **({} if spec.command is None else _command_environment(spec, payload)),
             "STEPALIGN_ROLE": spec.role,
             "STEPALIGN_FRAMEWORK": spec.framework,
             "STEPALIGN_ENDPOINT": endpoint,
@@ -77,7 +84,8 @@ class WorkerProcess:
         try:
             with log, _pinned(spec.cores):
                 self.process = subprocess.Popen(
-                    [str(spec.interpreter), "-u", str(payload)],
+                    _words(spec, payload),
+                    cwd=spec.folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -200,6 +208,19 @@ def _pinned(cores: Tuple[int, ...]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def _words(spec: WorkerSpec, payload: Path) -> List[str]:
+    """Return what is started: the payload in the worker's interpreter, or in ours as the guard of a command."""
+    if spec.command is None:
+        return [str(spec.interpreter), "-u", str(payload)]
+    return [sys.executable, "-I", "-u", str(payload), str(spec.interpreter), *spec.command]
+
+
+def _command_environment(spec: WorkerSpec, payload: Path) -> Dict[str, str]:
+    """Return what a command needs to find `stepalign`: PYTHONPATH has the payload first, then what the case names."""
+    paths = filter(None, (str(payload), spec.env.get("PYTHONPATH", "")))
+    return {"PYTHONPATH": os.pathsep.join(paths), "STEPALIGN_COMMAND": "1"}
 
 
 def name_exit(code: int) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Tuple
@@ -14,6 +17,7 @@ from stepalign.coordinator.environments import managed
 from stepalign.coordinator.environments.interpreters import Interpreter, InterpreterFacts, probe
 from stepalign.coordinator.processes.worker_process import WorkerSpec
 from stepalign.coordinator.sessions.session import Member
+from stepalign.protocol.errors import CaseError
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Crew:
         """Return the worker of ``side``; ``role`` names it where one side has two."""
         role = role or side
         device = self.placement.devices[side]
+        words = case.command(side)
         spec = WorkerSpec(
             role=role,
             framework=side,
@@ -35,7 +40,9 @@ class Crew:
             log=folder / f"{role}.log",
             env={**device.env, **case.side(side).env},
             cores=device.cores,
-            memory_mib=case.file.collect.memory_mib,
+            memory_mib=case.file.collect.memory_mib if _is_python(self.interpreters[side].path) else 0,
+            command=_arguments(words) if words else None,
+            folder=case.folder if words else None,
         )
         return Member(role, side, spec, device.kind, device.threads)
 
@@ -45,11 +52,13 @@ def find_crew(case: Case) -> Crew:
     interpreters: Dict[str, Interpreter] = {}
     facts: Dict[str, InterpreterFacts] = {}
     for side in SIDES:
-        interpreter = managed.find(case.side(side).python, side, case.folder)
-        interpreters[side], facts[side] = interpreter, probe(interpreter)
+        interpreter = _interpreter(case, side)
+        interpreters[side] = interpreter
+        if _is_python(interpreter.path):
+            facts[side] = probe(interpreter)
     placement = place(
         {side: case.side(side).device for side in SIDES},
-        {side: bool(facts[side].cuda.get(side)) for side in SIDES},
+        {side: side in facts and bool(facts[side].cuda.get(side)) for side in SIDES},
         gpu_inventory().gpus,
         available_cores(),
         case.file.threads or None,
@@ -60,3 +69,28 @@ def find_crew(case: Case) -> Crew:
 def both(case: Case, crew: Crew, folder: Path) -> Tuple[Member, Member]:
     """Return the two workers of a case: torch, the reference, and paddle, the candidate."""
     return crew.member(case, "torch", folder), crew.member(case, "paddle", folder)
+
+
+def _interpreter(case: Case, side: str) -> Interpreter:
+    """Return what a side is started with: its environment's interpreter, or the program that its command names."""
+    words = case.command(side)
+    if not words or words[0].endswith(".py"):
+        return managed.find(case.side(side).python, side, case.folder)
+    program = os.path.expanduser(words[0])
+    found = shutil.which(str(case.folder / program) if os.sep in program else program)
+    if found is None:
+        raise CaseError(
+            f"{side}.command: there is no program {words[0]!r}: begin the command with an interpreter, or with a .py file to "
+            f"run it in the environment {case.side(side).python!r}"
+        )
+    return Interpreter(Path(found), side)
+
+
+def _arguments(words: Tuple[str, ...]) -> Tuple[str, ...]:
+    """Return what follows the interpreter or the program of a command."""
+    return words if words[0].endswith(".py") else words[1:]
+
+
+def _is_python(program: Path) -> bool:
+    """Say whether a program is a Python interpreter, by its name; others are taken to start one, on the CPU."""
+    return re.fullmatch(r"(python|pypy)[0-9.]*", program.name) is not None

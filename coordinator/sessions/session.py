@@ -103,7 +103,8 @@ class Session:
             worker = WorkerProcess(member.spec, payload, self._switchboard.endpoint, private)
             self._workers.append(worker)
             self._switchboard.add(worker)
-        self._switchboard.greet(self._case.file.deadline.start_s)
+        deadline = self._case.file.deadline
+        self._switchboard.greet(deadline.build_s if self._runs_commands else deadline.start_s)
 
     def build(self) -> None:
         """Have both sides import their framework and build their training; match their tensors by name."""
@@ -128,8 +129,11 @@ class Session:
         return ready
 
     def _forget_names(self) -> None:
-        """Delete the private folder: all are connected and have imported what they need of the payload."""
-        if self._private is not None:
+        """Delete the private folder: all are connected and have imported what they need of the payload.
+
+        A command may start further processes that import from it later.
+        """
+        if self._private is not None and not self._runs_commands:
             self._private.remove()
 
     def read_rates(self, steps: int) -> Dict[str, np.ndarray]:
@@ -210,6 +214,10 @@ class Session:
         return messages.LoadState(self.names.carry("torch", tensors, declaration.tensors), state)
 
     @property
+    def _runs_commands(self) -> bool:
+        return any(member.spec.command is not None for member in self._members)
+
+    @property
     def _weights_s(self) -> float:
         return self._case.file.deadline.weights_s
 
@@ -219,7 +227,7 @@ class Session:
             task=self._task,
             name=file.name,
             folder=str(self._case.folder),
-            script=str(self._case.script(member.side)),
+            script="" if member.spec.command is not None else str(self._case.script(member.side)),
             steps=file.schedule.steps if self._task == "schedule" else file.steps,
             mode=file.mode,
             dtype=file.dtype,
@@ -229,6 +237,7 @@ class Session:
             options=file.options,
             dropout=file.compare.dropout,
             jitter=member.jitter,
+            accumulate=file.accumulate,
         )
 
     def _take_facts(self, member: Member, facts: messages.WorkerFacts) -> None:

@@ -6,14 +6,18 @@ from stepalign.workers.paddle_worker.activations import record_activations
 from stepalign.workers.paddle_worker.clipping import clips_inside, used_gradients
 from stepalign.workers.paddle_worker.dropout import follow_modules, replace_dropout
 from stepalign.workers.paddle_worker.gradients import apply_gradients, check_parts, forget_names, hold_parameters
+from stepalign.workers.paddle_worker.hooks import watch_backward, watch_updates
 from stepalign.workers.paddle_worker.model import (
     cast_model,
     check_training,
     describe_tensors,
+    join_models,
+    keep_mode,
     read_buffers,
     read_gradients,
     read_parameters,
     set_mode,
+    unwrap_model,
     write_tensors,
 )
 from stepalign.workers.paddle_worker.modules import describe_modules
@@ -39,6 +43,8 @@ __all__ = [
     "forget_names",
     "from_numpy",
     "hold_parameters",
+    "join_models",
+    "keep_mode",
     "learning_rates",
     "prepare",
     "read_buffers",
@@ -53,8 +59,11 @@ __all__ = [
     "step_scheduler",
     "to_numpy",
     "train_step",
+    "unwrap_model",
     "used_gradients",
     "version",
+    "watch_backward",
+    "watch_updates",
     "watches_loss",
     "write_optimizer_state",
     "write_tensors",

@@ -87,6 +87,26 @@ def set_mode(model: Any, mode: str) -> None:
             module.training = True
 
 
+def keep_mode(model: Any, mode: str) -> None:
+    """Put the model into a mode now and before each of its forward passes, whatever the script does in between."""
+    set_mode(model, mode)
+    model.register_forward_pre_hook(lambda module, inputs: set_mode(module, mode))
+
+
+def unwrap_model(model: Any) -> Any:
+    """Return the layer that a wrapped one is made of: its tensors have the names that the script gave."""
+    while isinstance(model, paddle.DataParallel):
+        model = model._layers
+    return model
+
+
+def join_models(models: Dict[str, Any]) -> Any:
+    """Return one model that holds several under their names. Raises CaseError for what is no model."""
+    for name, model in models.items():
+        _check_type(f"model {name!r}", model, (paddle.nn.Layer,))
+    return paddle.nn.LayerDict(models)
+
+
 def describe_tensors(model: Any) -> Tuple[TensorSpec, ...]:
     """Describe every parameter and persistent buffer, each once, in the model's order."""
     return tuple(

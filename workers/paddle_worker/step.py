@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 
 from stepalign.protocol.errors import CaseError
-from stepalign.workers.capture import Arrays, Capture, StepOutcome
+from stepalign.workers.capture import Arrays, Capture, StepOutcome, same_bytes
 from stepalign.workers.paddle_worker.activations import record_activations
 from stepalign.workers.paddle_worker.clipping import clips_inside, used_gradients
 from stepalign.workers.paddle_worker.model import read_buffers, read_gradients, read_parameters
@@ -61,7 +61,7 @@ def update(
         with used_gradients(optimizer, model, capture.room) as used:
             optimizer.step()
         tensors["used_gradient"] = {
-            name: array for name, array in used.items() if name not in raw or not _same_bytes(array, raw[name])
+            name: array for name, array in used.items() if name not in raw or not same_bytes(array, raw[name])
         }
     else:
         optimizer.step()
@@ -91,10 +91,3 @@ def _scalar(loss: Any) -> np.ndarray:
     if loss.stop_gradient:
         raise CaseError(f"{wanted} that depends on trainable parameters; this one does not: backward cannot start")
     return to_numpy(loss).reshape(())
-
-
-def _same_bytes(first: np.ndarray, second: np.ndarray) -> bool:
-    """Tell whether two C-ordered arrays are the same in shape, dtype and every byte."""
-    if first.shape != second.shape or first.dtype != second.dtype:
-        return False
-    return bool(np.array_equal(first.reshape(-1).view(np.uint8), second.reshape(-1).view(np.uint8)))

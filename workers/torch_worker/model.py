@@ -74,6 +74,30 @@ def set_mode(model: Any, mode: str) -> None:
             module.training = True
 
 
+def keep_mode(model: Any, mode: str) -> None:
+    """Put the model into a mode now and before each of its forward passes, whatever the script does in between."""
+    set_mode(model, mode)
+    model.register_forward_pre_hook(lambda module, inputs: set_mode(module, mode))
+
+
+def unwrap_model(model: Any) -> Any:
+    """Return the module that a compiled or wrapped one is made of: its tensors have the names that the script gave."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def join_models(models: Dict[str, Any]) -> Any:
+    """Return one model that holds several under their names. Raises CaseError for what is no model."""
+    for name, model in models.items():
+        _check_type(f"model {name!r}", model, (torch.nn.Module,))
+    return torch.nn.ModuleDict(models)
+
+
 def describe_tensors(model: Any) -> Tuple[TensorSpec, ...]:
     """Describe every parameter and persistent buffer, each once, in the model's order."""
     return tuple(

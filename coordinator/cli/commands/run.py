@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from stepalign.coordinator.cli.command import Command
-from stepalign.coordinator.cli.options import add_case, add_case_options, add_output
+from stepalign.coordinator.cli.options import add_case_options, add_case_or_commands, add_output
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_case(parser)
+    add_case_or_commands(parser)
     add_case_options(parser)
     add_output(parser)
 
@@ -25,11 +25,18 @@ COMMAND = Command(
 Run a case: start both sides, each in an environment of its own, give them the
 same weights and batches, compare every step, and come to a verdict. What the
 run leaves, report.html first, is in the run folder.
+
+Instead of a case, --torch and --paddle give the commands of two training
+scripts that own their loop; each needs four lines for it, see docs/scripts.md.
 """,
     examples=(
         ("run a case as it says", "stepalign run my_case"),
         ("fewer steps, in float64, with dropout on", "stepalign run my_case --steps 3 --dtype float64 --mode train"),
         ("change a key of case.toml and an option", "stepalign run my_case --set compare.resync=5 --set hidden=64"),
+        (
+            "two training scripts that own their loop",
+            "stepalign run --torch 'python train.py' --paddle 'python port.py' --data data.npz --steps 5",
+        ),
         ("in a CI job", "stepalign run my_case --quiet --out result --junit result.xml"),
     ),
 )
