@@ -1,8 +1,8 @@
-"""stepalign in Python: `stepalign.run`, `stepalign.schedule`, and the `Outcome` that both return.
+"""stepalign in Python: `stepalign.run`, `stepalign.schedule`, and the `Result` that both return.
 
-Guarantees: an `Outcome` says what the command line would have said, from the same result and in the same words; nothing
+Guarantees: a `Result` says what the command line would have said, from the same result and in the same words; nothing
 is printed; the caller's signal handlers are put back, and a signal that came meanwhile is handed to them once the run
-folder is written. The names in ``__all__`` and the public names of `Outcome` are stable.
+folder is written. The names in ``__all__`` and the public names of `Result` are stable.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.choice import choose_case
 from stepalign.coordinator.diagnosis.cause import Cause
 from stepalign.coordinator.processes.interruption import Interruption
 from stepalign.coordinator.report import wording
 from stepalign.coordinator.report.terminal import print_verdict
-from stepalign.coordinator.results.result import ErrorFacts, FirstDivergence, KnownDifference, Result, Series, Verdict
+from stepalign.coordinator.results.result import ErrorFacts, FirstDivergence, KnownDifference, Series, Verdict
+from stepalign.coordinator.results.result import Result as WrittenResult
 from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_schedule import run_schedule
 from stepalign.coordinator.running.run_state import Watcher
 
-__all__ = ["Outcome", "Verdict", "run", "schedule"]
+__all__ = ["Result", "Verdict", "run", "schedule"]
 
 _COLOURS = {
     Verdict.ALIGNED: "#1a7f37",
@@ -38,19 +40,19 @@ _COLOURS = {
 
 
 @dataclass(frozen=True, repr=False)
-class Outcome:
-    """How one run ended: its result, and the run folder that it left.
+class Result:
+    """How one run ended: all of result.json as ``result``, and the run folder that it left.
 
     ``rate_steps`` are the milestones of a schedule, the rows of its table in `text`.
     """
 
-    result: Result
+    result: WrittenResult
     folder: Path
     rate_steps: tuple[int, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict; it equals its name: ``outcome.verdict == "aligned"``."""
+        """The verdict; it equals its name: ``result.verdict == "aligned"``."""
         return self.result.verdict
 
     @property
@@ -123,7 +125,7 @@ class Outcome:
             raise AssertionError(self.text)
 
     def __repr__(self) -> str:
-        return f"<stepalign.Outcome {self.headline!r}, {str(self.folder)!r}>"
+        return f"<stepalign.Result {self.headline!r}, {str(self.folder)!r}>"
 
     def __str__(self) -> str:
         return self.text
@@ -166,22 +168,40 @@ class Outcome:
 
 
 def run(
-    case_folder: str | os.PathLike[str],
+    case_folder: str | os.PathLike[str] | None = None,
     *,
+    torch: str | None = None,
+    paddle: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    accumulate: int | None = None,
     steps: int | None = None,
     mode: str | None = None,
     dtype: str | None = None,
     seed: int | None = None,
     assignments: Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
-) -> Outcome:
-    """Run a case, as `stepalign run` does, and return how it ended; a worker that fails is an outcome, not an exception.
+) -> Result:
+    """Run a case, as `stepalign run` does, and return how it ended; a worker that fails is a result, not an exception.
 
+    Instead of a case, ``torch`` and ``paddle`` are the commands of two scripts that own their loop, ``data`` their
+    batches, ``config`` a file with other keys of case.toml, ``accumulate`` how many batches one update takes in.
     ``steps``, ``mode``, ``dtype`` and ``seed`` replace the case's own; ``assignments`` are ``KEY=VALUE`` texts as
     ``--set`` takes them; ``out`` is the run folder, new or empty (default: ``runs/<case>-<time>``). Raises CaseError for
     a case that is wrong in itself or a run folder that cannot be made, KeyboardInterrupt after an interruption.
     """
-    case = load_case(Path(case_folder), _listed(assignments), steps=steps, mode=mode, dtype=dtype, seed=seed)
+    case = choose_case(
+        _path(case_folder),
+        {"torch": torch, "paddle": paddle},
+        None if data is None else os.fspath(data),
+        _path(config),
+        _listed(assignments),
+        accumulate,
+        steps=steps,
+        mode=mode,
+        dtype=dtype,
+        seed=seed,
+    )
     return _watched(lambda watcher: run_case(case, _path(out), watcher), ())
 
 
@@ -191,7 +211,7 @@ def schedule(
     steps: int | None = None,
     assignments: Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
-) -> Outcome:
+) -> Result:
     """Compare both sides' learning rates alone, as `stepalign schedule` does. Parameters and exceptions as for `run`."""
     chosen = [] if steps is None else [f"schedule.steps={steps}"]
     case = load_case(Path(case_folder), [*_listed(assignments), *chosen])
@@ -199,7 +219,7 @@ def schedule(
     return _watched(lambda watcher: run_schedule(case, _path(out), watcher), milestones)
 
 
-def _watched(call: Callable[[Watcher], tuple[Result, Path]], rate_steps: tuple[int, ...]) -> Outcome:
+def _watched(call: Callable[[Watcher], tuple[WrittenResult, Path]], rate_steps: tuple[int, ...]) -> Result:
     """Run ``call``; a signal ends it in order, and then goes to whoever handled it before."""
     interruption = Interruption()
     is_main = threading.current_thread() is threading.main_thread()
@@ -209,15 +229,15 @@ def _watched(call: Callable[[Watcher], tuple[Result, Path]], rate_steps: tuple[i
         result, folder = call(Watcher(tick=interruption.raise_if_asked))
     if interruption.asked is not None:
         signal.raise_signal(interruption.asked)
-    return Outcome(result, folder.absolute(), rate_steps)
+    return Result(result, folder.absolute(), rate_steps)
 
 
 def _listed(assignments: Sequence[str]) -> Sequence[str]:
     return (assignments,) if isinstance(assignments, str) else assignments
 
 
-def _path(out: str | os.PathLike[str] | None) -> Path | None:
-    return None if out is None else Path(out)
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _escaped(text: str) -> str:

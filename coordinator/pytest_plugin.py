@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from stepalign.coordinator.api import Outcome
+    from stepalign.coordinator.api import Result
 
 LOCK_WAIT_S = 3600.0
 """How long a run waits for those of other pytest processes before its test fails."""
@@ -53,17 +53,17 @@ class CaseRunner:
         seed: int | None = None,
         assignments: Sequence[str] | None = None,
         check: bool = True,
-    ) -> Outcome:
-        """Run ``case``, a folder relative to the test's own, and return the outcome; parameters as for `stepalign.run`.
+    ) -> Result:
+        """Run ``case``, a folder relative to the test's own, and return the result; parameters as for `stepalign.run`.
 
-        What is not given is the marker's, then the case's. With ``check`` False an outcome of any verdict is returned.
+        What is not given is the marker's, then the case's. With ``check`` False a result of any verdict is returned.
         """
         given = {
             "case": case, "steps": steps, "mode": mode, "dtype": dtype, "seed": seed, "assignments": assignments,
         }  # fmt: skip
         settings = {**self._defaults, **{key: value for key, value in given.items() if value is not None}}
 
-        def call(folder: Path, out: Path) -> Outcome:
+        def call(folder: Path, out: Path) -> Result:
             from stepalign.coordinator import api
 
             return api.run(folder, **settings, out=out)
@@ -77,17 +77,17 @@ class CaseRunner:
         steps: int | None = None,
         assignments: Sequence[str] = (),
         check: bool = True,
-    ) -> Outcome:
+    ) -> Result:
         """Compare both sides' learning rates alone, as `stepalign.schedule` does; of the marker only the case counts."""
 
-        def call(folder: Path, out: Path) -> Outcome:
+        def call(folder: Path, out: Path) -> Result:
             from stepalign.coordinator import api
 
             return api.schedule(folder, steps=steps, assignments=assignments, out=out)
 
         return self._run(self._defaults.get("case") if case is None else case, call, check)
 
-    def _run(self, case: str | os.PathLike[str] | None, call: Callable[[Path, Path], Outcome], check: bool) -> Outcome:
+    def _run(self, case: str | os.PathLike[str] | None, call: Callable[[Path, Path], Result], check: bool) -> Result:
         self.calls += 1
         if case is None:
             _fail("stepalign: no case: give stepalign_run its folder, or the test @pytest.mark.stepalign(case=...)")
@@ -97,16 +97,16 @@ class CaseRunner:
         refusal = ""
         try:
             with _turn(self._node.config):
-                outcome = call(folder, self._new_folder(folder.name))
+                result = call(folder, self._new_folder(folder.name))
         except StepalignError as error:
             refusal = f"stepalign: {error}"
         if refusal:  # outside of the handler: pytest would print the handled exception as well
             _fail(refusal)
-        self._node.user_properties.append(("stepalign", f"{outcome.headline}; run folder {outcome.folder}"))
-        if check and not outcome.is_aligned:
-            self._node.stash[_HEADLINE] = f"stepalign: {outcome.headline}"
-            _fail(outcome.text)
-        return outcome
+        self._node.user_properties.append(("stepalign", f"{result.headline}; run folder {result.folder}"))
+        if check and not result.is_aligned:
+            self._node.stash[_HEADLINE] = f"stepalign: {result.headline}"
+            _fail(result.text)
+        return result
 
     def _new_folder(self, case_name: str) -> Path:
         """Make a run folder below --stepalign-out, named after the test, or else in the test's tmp_path."""

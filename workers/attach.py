@@ -32,7 +32,7 @@ class Alone:
         model: Any = None,
         optimizer: Any = None,
         scheduler: Any = None,
-        names: Union[None, str, Sequence[str]] = None,
+        names: Union[str, Sequence[str], None] = None,
         numpy: bool = False,
         length: Optional[int] = None,
     ) -> Any:

@@ -31,7 +31,7 @@ from stepalign.workers.runtime import facts_of, failure_of, import_twin, prepare
 from stepalign.workers.step_watch import StepWatch
 from stepalign.workers.training import Training
 
-Names = Union[None, str, Sequence[str]]
+Names = Union[str, Sequence[str], None]
 _USE = "for batch in client.batches(loader, model=model, optimizer=optimizer): ... client.step(loss=loss)"
 
 

@@ -201,58 +201,22 @@ def load_case(folder: Path, assignments: Sequence[str] = (), **overrides: Any) -
         raise CaseError(
             f"no case at {folder}: expected a folder with a case.toml; `stepalign init {folder}` writes one"
         )
-    plain = _read_toml(path)
-    return _made(plain, folder, path, assignments, overrides)
+    plain = read_toml(path)
+    return case_of(plain, folder, path, assignments, overrides)
 
 
-def commands_case(
-    commands: Mapping[str, str],
-    data: Optional[str],
-    config: Optional[Path] = None,
-    assignments: Sequence[str] = (),
-    **overrides: Any,
-) -> Case:
-    """Return the case of two commands that are run in the working directory.
-
-    ``commands`` is by side. ``data`` is a .npz or .py file. ``config`` is a file with any other keys of case.toml, whose
-    paths are relative to it. Raises CaseError.
-    """
-    plain: Dict[str, Any] = {}
-    if config is not None:
-        plain = _read_toml(config)
-        _anchor(plain, config.resolve().parent)
-    for side in SIDES:
-        section = plain.setdefault(side, {})
-        if isinstance(section, dict) and side in commands:
-            section.pop("script", None)
-            section["command"] = commands[side]
-    if data is not None:
-        plain["data"] = {"source": str(Path(data).absolute())}
-    return _made(plain, Path.cwd(), config or Path("the command line"), assignments, overrides)
-
-
-def _anchor(plain: Dict[str, Any], folder: Path) -> None:
-    """Make the paths of a configuration's files absolute; scripts and commands stay as they are."""
-    data, weights = plain.get("data"), plain.get("weights")
-    if isinstance(data, dict):
-        if isinstance(data.get("source"), str):
-            data["source"] = str(folder / data["source"])
-        if isinstance(data.get("arrays"), dict):
-            data["arrays"] = {name: str(folder / str(file)) for name, file in data["arrays"].items()}
-    if isinstance(weights, dict) and str(weights.get("source")).endswith((".npz", ".safetensors")):
-        weights["source"] = str(folder / weights["source"])
-
-
-def _read_toml(path: Path) -> Dict[str, Any]:
+def read_toml(path: Path) -> Dict[str, Any]:
+    """Return the tables of a TOML file. Raises CaseError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        plain: Dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CaseError(f"{path} is not TOML: {error}") from None
     except OSError as error:
         raise CaseError(f"{path} cannot be read: {error.strerror}") from None
+    return plain
 
 
-def _made(
+def case_of(
     plain: Dict[str, Any], folder: Path, path: Path, assignments: Sequence[str], overrides: Mapping[str, Any]
 ) -> Case:
     """Return the checked case of plain tables; ``path`` is where they come from."""

@@ -10,10 +10,11 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Callable, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
-from stepalign.coordinator.api import Outcome
-from stepalign.coordinator.cases.case import SIDES, Case, commands_case, load_case
+from stepalign.coordinator import api
+from stepalign.coordinator.cases.case import SIDES, Case, load_case
+from stepalign.coordinator.cases.choice import choose_case
 from stepalign.coordinator.cli.log_tail import LogTail
 from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.environments import managed
@@ -27,7 +28,6 @@ from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_schedule import run_schedule
 from stepalign.coordinator.running.run_state import Watcher
 from stepalign.coordinator.sessions.lockstep import StepPair
-from stepalign.protocol.errors import CaseError
 
 DEMO_CASE = Path(__file__).parent.parent / "cases" / "demo_case"
 
@@ -63,17 +63,11 @@ def schedule(options: argparse.Namespace) -> int:
 
 
 def chosen_case(options: argparse.Namespace) -> Case:
-    """Return the case that the options name, or the one that they make of commands. Raises CaseError for both or neither."""
-    commands = {side: getattr(options, side) for side in SIDES if getattr(options, side) is not None}
-    given = [name for name in ("data", "config", "accumulate") if getattr(options, name) is not None]
-    if options.case is not None:
-        if commands or given:
-            raise CaseError(f"give a case or commands, not both: CASE goes without --{[*commands, *given][0]}")
-        return _load(options, options.case)
-    if not commands and options.config is None:
-        raise CaseError("give a case's folder, or the commands of two scripts: stepalign run --torch CMD --paddle CMD --data FILE")
-    overrides: Dict[str, object] = {key: getattr(options, key) for key in (*_OVERRIDES, "accumulate")}
-    return commands_case(commands, options.data, options.config, options.assignments, **overrides)
+    """Return the case that the options name, or the one that they make of commands."""
+    commands = {side: getattr(options, side) for side in SIDES}
+    overrides: Dict[str, Any] = {key: getattr(options, key) for key in _OVERRIDES}
+    chosen = options.case, commands, options.data, options.config, options.assignments, options.accumulate
+    return choose_case(*chosen, **overrides)
 
 
 def _load(options: argparse.Namespace, folder: Path) -> Case:
@@ -108,5 +102,5 @@ def _watched(
         print(json.dumps(to_json(result), indent=1, allow_nan=False))
     else:
         print_verdict(result, folder, rate_steps=rate_steps)
-    tell_ci(options.junit, case, Outcome(result, folder, tuple(rate_steps)), time.monotonic() - started_s)
+    tell_ci(options.junit, case, api.Result(result, folder, tuple(rate_steps)), time.monotonic() - started_s)
     return result.exit_code

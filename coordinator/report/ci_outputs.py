@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from stepalign.coordinator.api import Outcome
+from stepalign.coordinator import api
 from stepalign.coordinator.cases.case import KINDS, Case
 from stepalign.coordinator.report import wording
 from stepalign.coordinator.results.records import write_bytes
@@ -48,24 +48,24 @@ def told_to_ci(command: Callable[[argparse.Namespace], int]) -> Callable[[argpar
     return call
 
 
-def tell_ci(junit: Path | None, case: Case, outcome: Outcome, duration_s: float) -> None:
+def tell_ci(junit: Path | None, case: Case, ended: api.Result, duration_s: float) -> None:
     """Write the JUnit file if one is asked for, and the annotation if GitHub Actions listens."""
     if junit is not None:
-        write_bytes(junit, junit_of(outcome, duration_s))
-    if (level := _LEVELS.get(outcome.verdict)) is not None:
-        properties = {"title": f"stepalign: {outcome.headline}"}
-        if file := _in_workspace(blamed_file(case, outcome.result)):
+        write_bytes(junit, junit_of(ended, duration_s))
+    if (level := _LEVELS.get(ended.verdict)) is not None:
+        properties = {"title": f"stepalign: {ended.headline}"}
+        if file := _in_workspace(blamed_file(case, ended.result)):
             properties = {"file": file, **properties}
-        _annotate(level, properties, annotation_text(outcome.result))
+        _annotate(level, properties, annotation_text(ended.result))
 
 
 # ---------------------------------------------------------------------------------------------- JUnit
 
 
-def junit_of(outcome: Outcome, duration_s: float) -> bytes:
+def junit_of(ended: api.Result, duration_s: float) -> bytes:
     """Return one test suite: a test case ``verdict`` with the terminal's text, and one for each kind compared."""
-    result = outcome.result
-    cases = [_verdict_case(outcome), *(_kind_case(result, kind) for kind in _compared_kinds(result))]
+    result = ended.result
+    cases = [_verdict_case(ended), *(_kind_case(result, kind) for kind in _compared_kinds(result))]
     facts = {
         "stepalign": result.stepalign,
         "verdict": result.verdict.value,
@@ -75,7 +75,7 @@ def junit_of(outcome: Outcome, duration_s: float) -> bytes:
         "seed": str(result.case.seed),
         "torch": wording.side_line("torch", result.torch),
         "paddle": wording.side_line("paddle", result.paddle),
-        "run_folder": str(outcome.folder),
+        "run_folder": str(ended.folder),
     }
     return _suite(_suite_name(result), cases, facts, duration_s)
 
@@ -111,13 +111,13 @@ def _suite(name: str, cases: list[ElementTree.Element], facts: dict[str, str], d
     return written + b"\n"
 
 
-def _verdict_case(outcome: Outcome) -> ElementTree.Element:
-    case = _case(outcome.result.case.name, "verdict")
-    if outcome.is_aligned:
-        ElementTree.SubElement(case, "system-out").text = _legal(outcome.text)
+def _verdict_case(ended: api.Result) -> ElementTree.Element:
+    case = _case(ended.result.case.name, "verdict")
+    if ended.is_aligned:
+        ElementTree.SubElement(case, "system-out").text = _legal(ended.text)
     else:
-        tag = "error" if outcome.verdict is Verdict.FAILED else "failure"
-        _complain(case, tag, outcome.verdict.value, outcome.headline, outcome.text)
+        tag = "error" if ended.verdict is Verdict.FAILED else "failure"
+        _complain(case, tag, ended.verdict.value, ended.headline, ended.text)
     return case
 
 

@@ -43,7 +43,7 @@ def main():
         parameters=model.parameters(),
         weight_decay=0.01,
         apply_decay_param_fun=lambda name: name in decayed,
-        grad_clip=paddle.nn.ClipGradByGlobalNorm(1.0),
+        grad_clip=paddle.nn.ClipGradByGlobalNorm(0.25),
     )
     model.train()
     for epoch in range(args.epochs):

@@ -62,7 +62,7 @@ class Trainer:
                 loader, model=self.model, optimizer=self.optimizer, scheduler=self.scheduler
             ):
                 loss = self.training_step(inputs)
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.25)
                 self.optimizer.step()
                 self.scheduler.step()
                 self.model.zero_grad()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-__all__ = ["CaseError", "Outcome", "StepalignError", "Verdict", "__version__", "run", "schedule"]
+__all__ = ["CaseError", "Result", "StepalignError", "Verdict", "__version__", "run", "schedule"]
 
 _HOMES = {
     "CaseError": "protocol.errors",
-    "Outcome": "coordinator.api",
+    "Result": "coordinator.api",
     "StepalignError": "protocol.errors",
     "Verdict": "coordinator.api",
     "run": "coordinator.api",

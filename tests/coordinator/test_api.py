@@ -64,12 +64,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 def test_the_stable_names_are_these() -> None:
-    assert stepalign.__all__ == ["CaseError", "Outcome", "StepalignError", "Verdict", "__version__", "run", "schedule"]
-    assert {name for name in dir(stepalign.Outcome) if not name.startswith("_")} == {
+    assert stepalign.__all__ == ["CaseError", "Result", "StepalignError", "Verdict", "__version__", "run", "schedule"]
+    assert {name for name in dir(stepalign.Result) if not name.startswith("_")} == {
         "assert_aligned", "causes", "error", "exit_code", "first_divergence", "headline", "is_aligned", "known_differences",
         "rate_steps", "series", "steps_completed", "text", "verdict", "warnings",
     }  # fmt: skip
-    assert {field.name for field in dataclasses.fields(stepalign.Outcome)} == {"result", "folder", "rate_steps"}
+    assert {field.name for field in dataclasses.fields(stepalign.Result)} == {"result", "folder", "rate_steps"}
     assert {verdict.value for verdict in stepalign.Verdict} == {"aligned", "diverged", "inconclusive", "failed"}
     run, schedule = inspect.signature(stepalign.run), inspect.signature(stepalign.schedule)
     assert list(run.parameters) == ["case_folder", "steps", "mode", "dtype", "seed", "assignments", "out"]
@@ -106,14 +106,14 @@ def test_an_outcome_says_what_the_terminal_says(name: str, tmp_path: Path) -> No
     (tmp_path / "report.html").touch()
     file = io.StringIO()
     print_verdict(_RESULTS[name], tmp_path, file, (0, 500))
-    outcome = stepalign.Outcome(_RESULTS[name], tmp_path, (0, 500))
+    outcome = stepalign.Result(_RESULTS[name], tmp_path, (0, 500))
     assert outcome.text == str(outcome) == file.getvalue().rstrip()
     assert outcome.exit_code == _RESULTS[name].exit_code
 
 
 @pytest.mark.parametrize("name", [name for name, result in _RESULTS.items() if result.exit_code != 0])
 def test_what_is_not_aligned_raises_with_the_terminals_text(name: str, tmp_path: Path) -> None:
-    outcome = stepalign.Outcome(_RESULTS[name], tmp_path)
+    outcome = stepalign.Result(_RESULTS[name], tmp_path)
     assert not outcome.is_aligned
     with pytest.raises(AssertionError) as caught:
         outcome.assert_aligned()
@@ -121,33 +121,33 @@ def test_what_is_not_aligned_raises_with_the_terminals_text(name: str, tmp_path:
 
 
 def test_aligned_raises_nothing(tmp_path: Path) -> None:
-    stepalign.Outcome(aligned(), tmp_path).assert_aligned()
+    stepalign.Result(aligned(), tmp_path).assert_aligned()
 
 
 def test_the_text_has_no_colours_whatever_the_environment_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = stepalign.Outcome(diverged(), tmp_path).text
+    plain = stepalign.Result(diverged(), tmp_path).text
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert stepalign.Outcome(diverged(), tmp_path).text == plain
+    assert stepalign.Result(diverged(), tmp_path).text == plain
 
 
 def test_the_fields_of_the_result_are_at_hand(tmp_path: Path) -> None:
-    outcome = stepalign.Outcome(diverged(), tmp_path)
+    outcome = stepalign.Result(diverged(), tmp_path)
     assert outcome.verdict == "diverged" and outcome.verdict is stepalign.Verdict.DIVERGED
     assert outcome.first_divergence is outcome.result.first_divergence is not None
     assert [cause.code for cause in outcome.causes] == ["decay_on_bias", "epsilon", "betas", "rounding"]
     assert outcome.warnings == ("one GPU is shared by both sides",)
     assert len(outcome.known_differences) == 20 and len(outcome.series.loss_torch) == outcome.steps_completed == 10
-    assert outcome.error is None and stepalign.Outcome(failed(), tmp_path).error is not None
+    assert outcome.error is None and stepalign.Result(failed(), tmp_path).error is not None
     assert outcome.headline == f"bert diverged: step 2, parameter {HOSTILE_NAME}, element [3]"
-    assert stepalign.Outcome(inconclusive(), tmp_path).headline == "bert inconclusive"
-    assert repr(outcome) == f"<stepalign.Outcome {outcome.headline!r}, {str(tmp_path)!r}>"
+    assert stepalign.Result(inconclusive(), tmp_path).headline == "bert inconclusive"
+    assert repr(outcome) == f"<stepalign.Result {outcome.headline!r}, {str(tmp_path)!r}>"
 
 
 @pytest.mark.parametrize("name", _RESULTS)
 def test_a_notebooks_summary_is_well_formed_and_escaped(name: str, tmp_path: Path) -> None:
-    summary = stepalign.Outcome(_RESULTS[name], tmp_path / "<b>&")._repr_html_()
+    summary = stepalign.Result(_RESULTS[name], tmp_path / "<b>&")._repr_html_()
     root = ElementTree.fromstring(summary)
     assert {element.tag for element in root.iter()} == {"div", "p", "strong", "table", "tr", "th", "td"}
     text = "".join(root.itertext())
@@ -156,7 +156,7 @@ def test_a_notebooks_summary_is_well_formed_and_escaped(name: str, tmp_path: Pat
 
 
 def test_a_notebooks_summary_names_place_cause_and_fix(tmp_path: Path) -> None:
-    text = "".join(ElementTree.fromstring(stepalign.Outcome(diverged(), tmp_path)._repr_html_()).itertext())
+    text = "".join(ElementTree.fromstring(stepalign.Result(diverged(), tmp_path)._repr_html_()).itertext())
     for part in (HOSTILE_NAME, "decay on bias, confidence 97 %", "pass apply_decay_param_fun", "20 tensors, first bn0"):
         assert part in text
 

@@ -40,7 +40,7 @@ def test_the_archive_holds_protocol_and_workers_and_nothing_else(payload: Path) 
     with zipfile.ZipFile(payload) as archive:
         names = set(archive.namelist())
         assert archive.testzip() is None
-    expected = {"__main__.py", "stepalign/__init__.py"}
+    expected = {"__main__.py", "sitecustomize.py", "stepalign/__init__.py"}
     for name in ("protocol", "workers"):
         for file in (ROOT / name).rglob("*.py"):
             if "_root" not in file.parts:

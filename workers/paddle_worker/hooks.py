@@ -29,7 +29,11 @@ def watch_updates(optimizer: Any, before: Callable[[], None], after: Callable[[]
     """
     for name in ("step", "minimize"):
         setattr(optimizer, name, _between(getattr(optimizer, name), before, after))
-    return lambda: [optimizer.__dict__.pop(name, None) for name in ("step", "minimize")][0]
+
+    def end() -> None:
+        del optimizer.step, optimizer.minimize
+
+    return end
 
 
 def _between(method: Callable[..., Any], before: Callable[[], None], after: Callable[[], None]) -> Callable[..., Any]:

@@ -38,8 +38,11 @@ def watch_updates(optimizer: Any, before: Callable[[], None], after: Callable[[]
             )
         before()
 
-    handles = (
-        optimizer.register_step_pre_hook(begin),
-        optimizer.register_step_post_hook(lambda _, arguments, named: after()),
-    )
-    return lambda: [handle.remove() for handle in handles][0]
+    first = optimizer.register_step_pre_hook(begin)
+    last = optimizer.register_step_post_hook(lambda _, arguments, named: after())
+
+    def end() -> None:
+        first.remove()
+        last.remove()
+
+    return end

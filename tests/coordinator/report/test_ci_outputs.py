@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stepalign.coordinator.api import Outcome
+from stepalign.coordinator import api
 from stepalign.coordinator.cases.case import Case, load_case
 from stepalign.coordinator.cli import running
 from stepalign.coordinator.cli.main import main
@@ -25,7 +25,7 @@ _FOLDER = Path("/runs/made-up")
 
 
 def _suite(result: Result) -> ElementTree.Element:
-    root = ElementTree.fromstring(junit_of(Outcome(result, _FOLDER), 1.5))
+    root = ElementTree.fromstring(junit_of(api.Result(result, _FOLDER), 1.5))
     assert root.tag == "testsuites" and [suite.tag for suite in root] == ["testsuite"]
     return root[0]
 
@@ -55,7 +55,7 @@ def test_the_verdicts_test_case_holds_the_terminals_text(name: str) -> None:
     case = next(_suite(_RESULTS[name]).iter("testcase"))
     assert case.attrib["name"] == "verdict"
     complaint = case.find("failure") if _RESULTS[name].verdict is not Verdict.FAILED else case.find("error")
-    assert complaint is not None and complaint.text == Outcome(_RESULTS[name], _FOLDER).text
+    assert complaint is not None and complaint.text == api.Result(_RESULTS[name], _FOLDER).text
     assert complaint.attrib["type"] == _RESULTS[name].verdict.value
 
 
