@@ -158,7 +158,7 @@ def _serve_optimizer(client: Client, twin: Any, framework: str, configuration: m
         twin,
         framework,
         configuration,
-        facts=lambda: _facts(twin, framework, configuration.device),
+        facts=lambda: facts_of(twin, framework, configuration.device),
         declare=lambda training: declare(twin, training),
         build=lambda asked: build_training(twin, asked),
         build_parts=lambda asked, parameters: _load(asked, "optimizer", parameters),

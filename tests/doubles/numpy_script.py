@@ -60,9 +60,20 @@ def stored(arrays: Arrays) -> Arrays:
 def specs(model: Model) -> Any:
     layout = "out_in" if SIDE == "torch" else "in_out"
     return tuple(
-        TensorSpec(name, "parameter", array.shape, array.dtype.name, True, "fc", "Linear", name[3:], layout if array.ndim == 2 else "", (), name)
+        TensorSpec(
+            name=name,
+            kind="parameter",
+            shape=array.shape,
+            dtype=array.dtype.name,
+            trainable=True,
+            module="fc",
+            module_type="Linear",
+            role=name[3:],
+            layout=layout if array.ndim == 2 else "",
+            internal_name=name,
+        )
         for name, array in stored(model.weight).items()
-    )  # fmt: skip
+    )
 
 
 def watch(before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
@@ -76,7 +87,7 @@ def nothing(*arguments: Any, **named: Any) -> Iterator[Arrays]:
 
 
 @contextmanager
-def used_gradients(optimizer: Optimizer, model: Model) -> Iterator[Arrays]:
+def used_gradients(optimizer: Optimizer, model: Model, room: Any) -> Iterator[Arrays]:
     yield stored(model.gradient)
 
 
@@ -96,10 +107,10 @@ TWIN = SimpleNamespace(
         "SGD", "SGD", (GroupSpec(tuple(model.weight), {"lr": optimizer.rate}),)
     ),
     describe_scheduler=lambda scheduler: None,
-    read_parameters=lambda model: stored(model.weight),
-    read_buffers=lambda model: {},
-    read_gradients=lambda model: stored(model.gradient),
-    read_optimizer_state=lambda optimizer, model: {},
+    read_parameters=lambda model, room=None: stored(model.weight),
+    read_buffers=lambda model, room=None: {},
+    read_gradients=lambda model, room=None: stored(model.gradient),
+    read_optimizer_state=lambda optimizer, model, room=None: {},
     write_tensors=lambda model, arrays: model.weight.update(stored(arrays)),
     write_optimizer_state=lambda optimizer, model, arrays: None,
     learning_rates=lambda optimizer: [optimizer.rate],
