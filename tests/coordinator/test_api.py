@@ -72,7 +72,9 @@ def test_the_stable_names_are_these() -> None:
     assert {field.name for field in dataclasses.fields(stepalign.Result)} == {"result", "folder", "rate_steps"}
     assert {verdict.value for verdict in stepalign.Verdict} == {"aligned", "diverged", "inconclusive", "failed"}
     run, schedule = inspect.signature(stepalign.run), inspect.signature(stepalign.schedule)
-    assert list(run.parameters) == ["case_folder", "steps", "mode", "dtype", "seed", "assignments", "out"]
+    assert list(run.parameters) == [
+        "case_folder", "torch", "paddle", "data", "config", "accumulate", "steps", "mode", "dtype", "seed", "assignments", "out",
+    ]  # fmt: skip
     assert list(schedule.parameters) == ["case_folder", "steps", "assignments", "out"]
 
 

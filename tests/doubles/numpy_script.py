@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, List
 
 import numpy as np
+
 from stepalign.protocol.specs import GroupSpec, ModuleSpec, OptimizerSpec, TensorSpec
 from stepalign.workers import attach
 
