@@ -118,6 +118,10 @@ class Arena:
             self._collect()
             return self._memory.size_bytes - sum(size for _, size in self._free)
 
+    def drop_resident(self) -> None:
+        """Give this process's pages back; what was written stays."""
+        self._memory.drop_resident()
+
     def _collect(self) -> None:
         """Note which regions have no array here any more. What drops them only leaves word: it may hold any lock."""
         while self._dropped:

@@ -54,6 +54,10 @@ class Window:
         array: np.ndarray = np.asarray(region)
         return array
 
+    @property
+    def size_bytes(self) -> int:
+        return self._memory.size_bytes
+
     def take_released(self) -> List[int]:
         """Return what is no longer in use since the last call: the peer may write there once it is told."""
         self._collect()

@@ -16,7 +16,7 @@ _STATE_TENSORS = 2
 
 
 def step_size_bytes(declaration: Declaration, kinds: Tuple[str, ...]) -> int:
-    """Return about how much one side's step moves, in bytes."""
+    """Return about how much one side's step moves, in bytes, activations aside."""
     item_size_bytes = {"float64": 8, "int64": 8, "float16": 2}
     parameters = buffers = 0
     for spec in declaration.tensors:
@@ -33,8 +33,9 @@ def step_size_bytes(declaration: Declaration, kinds: Tuple[str, ...]) -> int:
         "parameter": parameters,
         "optimizer_state": _STATE_TENSORS * parameters,
         "buffer": buffers,
+        "used_gradient": parameters if declaration.optimizer.clip or declaration.has_after_backward else 0,
     }
-    return sum(weight[kind] for kind in kinds)
+    return sum(weight.get(kind, 0) for kind in kinds)
 
 
 def plan_collection(case: Case, declaration: Declaration) -> Tuple[Kinds, str]:

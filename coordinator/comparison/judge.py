@@ -8,14 +8,16 @@ the frameworks' known formulas. Pure: what it keeps between steps is the state b
 from __future__ import annotations
 
 import math
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from stepalign.coordinator.comparison.canonical import (
     Arrays,
+    Pieces,
     Sizes,
     States,
+    Turned,
     canonical_arrays,
     canonical_state,
     is_noise,
@@ -52,8 +54,10 @@ class StepJudge:
         tolerances: Mapping[str, Tolerance],
         strict: bool = False,
         allow_nonfinite: bool = False,
+        give_pages_back: Optional[Callable[[], None]] = None,
     ) -> None:
         self._names = names
+        self._turned = Turned(give_pages_back)
         self._paddle_names = {piece.name: piece.paddle.tensor for piece in names.pieces}
         self._size = Sizes()
         self._tolerances = tolerances
@@ -69,15 +73,19 @@ class StepJudge:
             for module in torch.modules
             for leaf in ("running_mean", "running_var")
         }
-        self._before: Tuple[Arrays, Arrays] = ({}, {})
+        self._before = self._nothing()
         self._state_before: Tuple[States, States] = ({}, {})
         self._drift = 0.0
-        self._compared: Dict[Tuple[str, str], Tuple[np.ndarray, np.ndarray]] = {}
+        self._compared: Dict[Tuple[str, str], Tuple[Arrays, Arrays, str]] = {}
         self._initial: Tuple[Comparison, ...] = ()
 
     def begin(self, torch: Named, paddle: Named) -> Tuple[Comparison, ...]:
         """Compare the initial weights and keep them as the state before the first step."""
-        pair = canonical_arrays(self._names, "torch", torch), canonical_arrays(self._names, "paddle", paddle)
+        self._turned.expect(_size_bytes(torch) + _size_bytes(paddle))
+        pair = (
+            canonical_arrays(self._names, "torch", torch, self._turned),
+            canonical_arrays(self._names, "paddle", paddle, self._turned),
+        )
         self._before = pair
         self._initial = tuple(self._compare("initial_parameter", 0, piece.name, pair) for piece in self._names.pieces)
         return self._initial
@@ -91,6 +99,7 @@ class StepJudge:
     def judge(self, pair: StepPair) -> StepJudgement:
         """Return the judgement of one step."""
         sides = (pair.reference, pair.candidate)
+        self._turned.expect(sum(_size_bytes(named) for side in sides for named in side.tensors.values()))
         known: List[KnownDifference] = []
         comparisons: List[Comparison] = [self._judge_batch(pair)]
         if self._initial:
@@ -117,11 +126,12 @@ class StepJudge:
         if after[0] and after[1]:
             self._drift = relative_drift(after, raw, floor, self._size)
             self._before = (
-                {**self._before[0], **after[0], **buffers[0]},
-                {**self._before[1], **after[1], **buffers[1]},
+                buffers[0].over(after[0]).over(self._before[0]),
+                buffers[1].over(after[1]).over(self._before[1]),
             )
         else:
-            self._before = ({}, {})
+            self._before = self._nothing()
+        self._turned.forget_all_but(self._held())
         self._size = Sizes()
         return StepJudgement(pair.step, tuple(comparisons), tuple(known), self._drift)
 
@@ -243,10 +253,10 @@ class StepJudge:
             if noisy and judged.parameter is not None and judged.parameter[0] and moved_apart(after, name, atol):
                 known.append(_noise_update(name, raw[0][name], floor))
             parameters.append(self._settle(values, judged.parameter))
-            slots = (state[0].get(name, {}), state[1].get(name, {}))
+            slots: Tuple[Arrays, Arrays] = (state[0].get(name, {}), state[1].get(name, {}))
             for slot in sorted({*slots[0], *slots[1]}):
                 rtol, atol = self._allowance("optimizer_state", slots[0].get(slot), largest.get(slot, 0.0))
-                values = self._compare("optimizer_state", pair.step, f"{name}/{slot}", _under(name, slots), rtol, atol)
+                values = self._compare("optimizer_state", pair.step, f"{name}/{slot}", slots, rtol, atol, key=slot)
                 states.append(self._settle(values, judged.state.get(slot)))
         return states + parameters
 
@@ -318,15 +328,24 @@ class StepJudge:
         return batch_norm_running_variance(name, before[0], after[0], before[1], after[1], float(momentum), 2 * atol)
 
     def _compare(
-        self, kind: str, step: int, name: str, pair: Tuple[Arrays, Arrays], rtol: float = 0.0, atol: float = 0.0
+        self,
+        kind: str,
+        step: int,
+        name: str,
+        pair: Tuple[Arrays, Arrays],
+        rtol: float = 0.0,
+        atol: float = 0.0,
+        key: Optional[str] = None,
     ) -> Comparison:
+        """Compare what both sides have under ``name``, or under ``key`` where ``pair`` holds one tensor's slots."""
+        key = name if key is None else key
         tensor, slash, slot = name.rpartition("/")
         paddle_name = self._paddle_names.get
         theirs = f"{paddle_name(tensor, tensor)}/{slot}" if slash else paddle_name(name, name)
         exact = kind == "initial_parameter"
-        ours, others = pair[0].get(name), pair[1].get(name)
+        ours, others = pair[0].get(key), pair[1].get(key)
         if ours is not None and others is not None:
-            self._compared[kind, name] = (ours, others)
+            self._compared[kind, name] = (*pair, key)
         return compare_values(step, kind, name, theirs, ours, others, rtol, atol, self._allow_nonfinite, exact)
 
     def _allowance(self, kind: str, reference: Optional[np.ndarray], largest: float) -> Tuple[float, float]:
@@ -362,25 +381,36 @@ class StepJudge:
             if piece.kind == "parameter" and (piece.name in gradients[0] or piece.name in gradients[1])
         ]
 
-    def _canonical(self, sides: Tuple[StepResult, StepResult], kind: str) -> Tuple[Arrays, Arrays]:
+    def _nothing(self) -> Tuple[Pieces, Pieces]:
+        return Pieces({}, self._turned), Pieces({}, self._turned)
+
+    def _held(self) -> List[np.ndarray]:
+        """Return what is needed again: the state before the next step."""
+        held = [*self._before[0].parts.values(), *self._before[1].parts.values()]
+        for states in self._state_before:
+            for slots in states.values():
+                held += slots.parts.values()
+        return held
+
+    def _canonical(self, sides: Tuple[StepResult, StepResult], kind: str) -> Tuple[Pieces, Pieces]:
         return (
-            canonical_arrays(self._names, "torch", sides[0].tensors.get(kind, {})),
-            canonical_arrays(self._names, "paddle", sides[1].tensors.get(kind, {})),
+            canonical_arrays(self._names, "torch", sides[0].tensors.get(kind, {}), self._turned),
+            canonical_arrays(self._names, "paddle", sides[1].tensors.get(kind, {}), self._turned),
         )
 
     def _used_gradients(
-        self, sides: Tuple[StepResult, StepResult], raw: Tuple[Arrays, Arrays]
-    ) -> Tuple[Arrays, Arrays]:
+        self, sides: Tuple[StepResult, StepResult], raw: Tuple[Pieces, Pieces]
+    ) -> Tuple[Pieces, Pieces]:
         changed = self._canonical(sides, "used_gradient")
         return (
-            {**raw[0], **changed[0]} if changed[0] else raw[0],
-            {**raw[1], **changed[1]} if changed[1] else raw[1],
+            changed[0].over(raw[0]) if changed[0] else raw[0],
+            changed[1].over(raw[1]) if changed[1] else raw[1],
         )
 
     def _canonical_state(self, sides: Tuple[StepResult, StepResult]) -> Tuple[States, States]:
         return (
-            canonical_state(self._names, "torch", sides[0].tensors.get("optimizer_state", {})),
-            canonical_state(self._names, "paddle", sides[1].tensors.get("optimizer_state", {})),
+            canonical_state(self._names, "torch", sides[0].tensors.get("optimizer_state", {}), self._turned),
+            canonical_state(self._names, "paddle", sides[1].tensors.get("optimizer_state", {}), self._turned),
         )
 
 
@@ -405,11 +435,8 @@ def _noise_update(name: str, gradient: np.ndarray, floor: float) -> KnownDiffere
     )
 
 
-def _under(name: str, slots: Tuple[Arrays, Arrays]) -> Tuple[Arrays, Arrays]:
-    return (
-        {f"{name}/{slot}": array for slot, array in slots[0].items()},
-        {f"{name}/{slot}": array for slot, array in slots[1].items()},
-    )
+def _size_bytes(arrays: Mapping[str, np.ndarray]) -> int:
+    return sum(array.nbytes for array in arrays.values())
 
 
 def _split_path(path: str) -> Tuple[str, str, str]:

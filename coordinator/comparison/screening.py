@@ -10,13 +10,16 @@ import numpy as np
 from stepalign.coordinator.comparison.comparison import Comparison, nearness
 from stepalign.coordinator.comparison.measures import elements_outside, measure
 
-Arrays = Dict[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]
 
 
 def complete_worst(
-    comparisons: List[Comparison], compared: Mapping[Tuple[str, str], Tuple[np.ndarray, np.ndarray]]
+    comparisons: List[Comparison], compared: Mapping[Tuple[str, str], Tuple[Arrays, Arrays, str]]
 ) -> List[Comparison]:
-    """Measure in full, of each kind, the comparison that came nearest to its tolerance; the others were screened."""
+    """Measure in full, of each kind, the comparison that came nearest to its tolerance; the others were screened.
+
+    ``compared`` says, by kind and name, where both sides' arrays are found, and under which key.
+    """
     worst: Dict[str, int] = {}
     for number, item in enumerate(comparisons):
         if item.measures is not None and (
@@ -27,7 +30,8 @@ def complete_worst(
     for number in worst.values():
         item = comparisons[number]
         if item.measures is not None and not item.measures.complete and (item.kind, item.name) in compared:
-            completed[number] = replace(item, measures=measure(*compared[item.kind, item.name], item.rtol, item.atol))
+            torch, paddle, key = compared[item.kind, item.name]
+            completed[number] = replace(item, measures=measure(torch[key], paddle[key], item.rtol, item.atol))
     return completed
 
 

@@ -6,7 +6,7 @@ from typing import Dict, List, Mapping, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.comparison.canonical import canonical_state
+from stepalign.coordinator.comparison.canonical import States, canonical_state
 from stepalign.coordinator.comparison.update_judge import group_of, hyperparameters
 from stepalign.coordinator.diagnosis.update_trace import ParameterTrace, UpdateRecord
 from stepalign.coordinator.sessions.lockstep import StepPair
@@ -27,7 +27,7 @@ def update_traces(
         optimizer = declarations[side].optimizer
         groups, hyper = group_of(optimizer), hyperparameters(optimizer)
         before = names.canonical(side, initial[side])
-        state_before: Dict[str, Arrays] = {}
+        state_before: States = {}
         known = True
         for step in sorted(pairs):
             result = _side(pairs[step], number)

@@ -11,6 +11,7 @@ from collections import deque
 from pathlib import Path
 from typing import Callable, Deque, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union
 
+import numpy as np
 import zmq
 
 from stepalign.coordinator.processes.worker_process import WorkerProcess, name_exit
@@ -81,6 +82,27 @@ class Switchboard:
         except zmq.ZMQError as error:
             self._raise_if_dead([role])
             raise WorkerFailure(f"the {role} worker cannot be reached: {error}") from None
+
+    def room_bytes(self, role: str) -> Optional[int]:
+        """Return how much room is left in the memory that a worker shares, its fragments together; None without any."""
+        memory = self._memories.get(role)
+        return None if memory is None else memory.window.size_bytes - memory.window.in_use_bytes()
+
+    def give_pages_back(self) -> None:
+        """Take all shared memory out of this process's resident set; it is read in again where it is needed."""
+        for memory in list(self._memories.values()):
+            if memory is not None:
+                memory.window.drop_resident()
+                memory.arena.drop_resident()
+
+    def room(self, role: str, shape: Tuple[int, ...], dtype: str) -> np.ndarray:
+        """Return an array of zeros to be filled and sent to a worker: in the memory shared with it, where that has room."""
+        memory = self._memories.get(role)
+        array = None if memory is None else memory.arena.room(shape, dtype)
+        if array is None:
+            return np.zeros(shape, dtype)
+        array.fill(0)
+        return array
 
     def greet(self, timeout_s: float) -> None:
         """Wait until every worker has said who it is; raises if one is not what it was started as."""

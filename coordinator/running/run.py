@@ -103,6 +103,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
             tolerances(case.file.dtype, case.file.tolerance),
             case.file.compare.strict,
             case.file.compare.allow_nonfinite,
+            session.switchboard.give_pages_back,
         )
         judge.begin(run.initial["torch"], run.initial["paddle"])
         kinds, rule = plan_collection(case, torch)

@@ -1,8 +1,10 @@
 """Drives two workers step by step: batches ahead, results behind, comparing beside.
 
-Results are matched by step; neither worker waits for the other's arithmetic. What bounds memory is credit: a worker is
-sent at most `BATCHES_AHEAD` batches that it has not answered, and never more than `MAX_LEAD` steps beyond what was
-compared.
+Results are matched by step; neither worker waits for the other's arithmetic. What bounds memory is credit, in steps and in
+bytes: a worker is sent at most `BATCHES_AHEAD` batches that it has not answered, never more than `MAX_LEAD` steps beyond
+what was compared, and more than one step beyond it only while all of them together stay below `LEAD_SIZE_BYTES`. A step
+whose tensors would not find room in the memory that the worker shares waits until what is there was compared; a step that
+nothing is ahead of is never held back.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from stepalign.protocol.messages import Batch, LoadState, Message, Named, StateL
 
 BATCHES_AHEAD = 2
 MAX_LEAD = 4
+LEAD_SIZE_BYTES = 512 << 20
 _TICK_S = 0.1
 _MAY_BE_ABSENT = frozenset({"used_gradient"})
 """Kinds that a worker leaves out where they say no more than another one."""
@@ -58,12 +61,14 @@ class Lockstep:
         batch: Callable[[int], Tuple[Named, str]],
         step_timeout_s: float,
         carry_state: Optional[Callable[[StepResult], LoadState]] = None,
+        step_size_bytes: Callable[[str, Tuple[str, ...]], int] = lambda role, kinds: 0,
     ) -> None:
         self._switchboard = switchboard
         self._roles = (reference, candidate)
         self._batch = batch
         self._step_timeout_s = step_timeout_s
         self._carry_state = carry_state
+        self._step_size_bytes = step_size_bytes
         self._sent: Dict[str, int] = {}
         self._answered: Dict[str, int] = {}
         self._results: Dict[int, Dict[str, StepResult]] = {}
@@ -94,11 +99,7 @@ class Lockstep:
             self._compared.popleft().result()
 
     def _send_ahead(self, role: str, plan: StepPlan) -> None:
-        while (
-            self._sent[role] < plan.last
-            and self._sent[role] - self._answered[role] < BATCHES_AHEAD
-            and self._sent[role] - (self._done - len(self._compared)) < MAX_LEAD
-        ):
+        while self._sent[role] < plan.last and self._has_credit(role, plan):
             step = self._sent[role]
             if not self._resynchronised(role, step, plan):
                 return
@@ -107,6 +108,20 @@ class Lockstep:
                 self._busy_since[role] = time.monotonic()
             self._switchboard.send(role, Batch(step, arrays, plan.kinds(step), plan.activations(step)))
             self._sent[role] += 1
+
+    def _has_credit(self, role: str, plan: StepPlan) -> bool:
+        """Say whether a worker may be sent one more batch."""
+        step, answered, compared = self._sent[role], self._answered[role], self._done - len(self._compared)
+        if step == compared:
+            return True
+        if step - answered >= BATCHES_AHEAD or step - compared >= MAX_LEAD:
+            return False
+        sizes = {number: self._step_size_bytes(role, plan.kinds(number)) for number in range(compared, step + 1)}
+        to_come = sum(size for number, size in sizes.items() if number >= answered)
+        room = self._switchboard.room_bytes(role)
+        if room is not None and to_come > room:
+            return False
+        return step == compared + 1 or sum(sizes.values()) <= LEAD_SIZE_BYTES
 
     def _resynchronised(self, role: str, step: int, plan: StepPlan) -> bool:
         """Before a step that both sides start from the reference's state: send it to the candidate; False if not here

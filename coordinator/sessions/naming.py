@@ -11,7 +11,7 @@ import difflib
 import fnmatch
 import re
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -75,9 +75,15 @@ class NameMap:
             if piece.slot(side).tensor in arrays and (kind is None or piece.kind == kind)
         }
 
-    def carry(self, source: str, arrays: Mapping[str, np.ndarray], target: Sequence[TensorSpec]) -> Arrays:
+    def carry(
+        self,
+        source: str,
+        arrays: Mapping[str, np.ndarray],
+        target: Sequence[TensorSpec],
+        zeros: Callable[[Tuple[int, ...], str], np.ndarray] = np.zeros,
+    ) -> Arrays:
         """Return the ``target`` side's tensors (its names, layout and dtypes) made of the ``source`` side's
-        ``arrays``.
+        ``arrays``, in what ``zeros`` gives.
         """
         other = "paddle" if source == "torch" else "torch"
         specs = {spec.name: spec for spec in target}
@@ -86,7 +92,7 @@ class NameMap:
             name = piece.slot(other).tensor
             spec = specs[name]
             if name not in result:
-                result[name] = np.zeros(spec.shape, spec.dtype)
+                result[name] = zeros(spec.shape, spec.dtype)
             piece.slot(other).write(result[name], piece.slot(source).read(arrays[piece.slot(source).tensor]))
         return result
 

@@ -6,6 +6,7 @@ Whatever happens inside, `Session` leaves no process, socket or private folder b
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,6 +16,7 @@ import numpy as np
 
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import Case, WeightsSection
+from stepalign.coordinator.cases.collection import step_size_bytes
 from stepalign.coordinator.cases.weights_file import read_weights_file
 from stepalign.coordinator.processes.payload import write_payload
 from stepalign.coordinator.processes.private_folder import PrivateFolder
@@ -169,11 +171,11 @@ class Session:
             origin = reference if source == "torch" else candidate
             other = candidate if source == "torch" else reference
             given = self.read_weights(origin)
-            carried = self.names.carry(source, given, self.declarations[other].tensors)
+            carried = self._carry(source, given, other)
             differing = self.load_weights({other: carried})
             return {origin: given, other: {**carried, **differing[other]}}
         given = read_weights_file(self._case.folder / source, self.declarations[reference].tensors)
-        carried = self.names.carry("torch", given, self.declarations[candidate].tensors)
+        carried = self._carry("torch", given, candidate)
         loaded = self.load_weights({reference: given, candidate: carried})
         return {reference: {**given, **loaded[reference]}, candidate: {**carried, **loaded[candidate]}}
 
@@ -188,8 +190,19 @@ class Session:
             return batches[step], digests[step]
 
         Lockstep(
-            self.switchboard, reference, candidate, batch, self._case.file.deadline.step_s, self._carry_state
+            self.switchboard,
+            reference,
+            candidate,
+            batch,
+            self._case.file.deadline.step_s,
+            self._carry_state,
+            lambda role, kinds: step_size_bytes(self.declarations[role], kinds),
         ).run(plan, on_pair)
+
+    def _carry(self, source: str, arrays: Named, target: str) -> Named:
+        """Return one side's tensors in the terms of the worker ``target``, in the memory that it shares."""
+        room = functools.partial(self.switchboard.room, target)
+        return self.names.carry(source, arrays, self.declarations[target].tensors, room)
 
     def _carry_state(self, result: messages.StepResult) -> messages.LoadState:
         """Return the reference's state after a step, in the candidate's terms."""
@@ -211,7 +224,7 @@ class Session:
                 spec = next(item for item in declaration.tensors if item.name == piece.paddle.tensor)
                 state.setdefault(name, np.zeros(spec.shape, value.dtype))
                 piece.paddle.write(state[name], piece.torch.read(value))
-        return messages.LoadState(self.names.carry("torch", tensors, declaration.tensors), state)
+        return messages.LoadState(self._carry("torch", tensors, self._members[1].role), state)
 
     @property
     def _runs_commands(self) -> bool:

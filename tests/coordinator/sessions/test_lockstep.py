@@ -11,7 +11,14 @@ import pytest
 
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import load_case
-from stepalign.coordinator.sessions.lockstep import BATCHES_AHEAD, MAX_LEAD, Lockstep, StepPair, StepPlan
+from stepalign.coordinator.sessions.lockstep import (
+    BATCHES_AHEAD,
+    LEAD_SIZE_BYTES,
+    MAX_LEAD,
+    Lockstep,
+    StepPair,
+    StepPlan,
+)
 from stepalign.coordinator.sessions.session import Session
 from stepalign.protocol.errors import DeadlineExceeded, ProtocolError, WorkerFailure
 from stepalign.protocol.messages import Batch, LoadState, Message, StateLoaded, StepResult
@@ -155,6 +162,10 @@ class ListBoard:
         self.answered: list[tuple[str, int]] = []
         self.prefer: Callable[[list[tuple[str, Message]]], int] = lambda waiting: 0
         self.on_send: Callable[[], None] = lambda: None
+        self.room: dict[str, int] = {}
+
+    def room_bytes(self, role: str) -> int | None:
+        return self.room.get(role)
 
     def send(self, role: str, message: Message) -> None:
         self.sent[role].append(message)
@@ -177,7 +188,11 @@ class ListBoard:
 
 
 def drive(
-    board: ListBoard, steps: int = 8, on_pair: Callable[[StepPair], None] = lambda pair: None, resync: int = 0
+    board: ListBoard,
+    steps: int = 8,
+    on_pair: Callable[[StepPair], None] = lambda pair: None,
+    resync: int = 0,
+    size_bytes: int = 0,
 ) -> None:
     lockstep = Lockstep(
         board,
@@ -186,6 +201,7 @@ def drive(
         lambda step: ({}, "d"),
         10.0,
         lambda result: LoadState({}, {}),  # type: ignore[arg-type]
+        lambda role, kinds: size_bytes,
     )
     lockstep.run(StepPlan(0, steps, lambda step: (), lambda step: (), resync), on_pair)
 
@@ -227,6 +243,36 @@ def test_slow_comparing_holds_the_workers_back() -> None:
     drive(board, 12, compare)
     assert compared == list(range(12))
     assert lead[0] <= MAX_LEAD
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "room", "lead"),
+    [
+        (LEAD_SIZE_BYTES // 3, None, 3),
+        (LEAD_SIZE_BYTES // 3, LEAD_SIZE_BYTES, 3),
+        (LEAD_SIZE_BYTES, None, 2),
+        (LEAD_SIZE_BYTES, 2 * LEAD_SIZE_BYTES, 2),
+        (LEAD_SIZE_BYTES, LEAD_SIZE_BYTES - 1, 1),
+        (LEAD_SIZE_BYTES, 0, 1),
+    ],
+)
+def test_large_steps_run_ahead_as_far_as_their_bytes_allow_and_never_stand_still(
+    size_bytes: int, room: int | None, lead: int
+) -> None:
+    board = ListBoard()
+    seen = [0]
+    compared: list[int] = []
+    if room is not None:
+        board.room = {"torch": room, "paddle": room}
+    board.on_send = lambda: seen.append(len(board.steps("torch")) - len(compared))
+
+    def compare(pair: StepPair) -> None:
+        time.sleep(0.01)
+        compared.append(pair.step)
+
+    drive(board, 10, compare, size_bytes=size_bytes)
+    assert compared == list(range(10))
+    assert max(seen) <= lead
 
 
 def test_a_pair_is_one_step_although_the_answers_come_in_another_order() -> None:

@@ -1,0 +1,111 @@
+"""Arrays under canonical names: turned when they are read, kept while they fit, and the same judgements either way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stepalign.coordinator.cases.case import WeightsSection
+from stepalign.coordinator.comparison import canonical
+from stepalign.coordinator.comparison.canonical import Pieces, Turned
+from stepalign.coordinator.comparison.comparison import StepJudgement
+from stepalign.coordinator.comparison.judge import StepJudge
+from stepalign.coordinator.comparison.tolerances import tolerances
+from stepalign.coordinator.sessions.lockstep import StepPair
+from stepalign.coordinator.sessions.naming import match_names
+from stepalign.protocol.messages import StepResult
+from stepalign.protocol.specs import Declaration, GroupSpec, OptimizerSpec, TensorSpec
+
+RATE = 0.125
+
+
+def declare(layout: str) -> Declaration:
+    shape = (40, 30) if layout == "out_in" else (30, 40)
+    tensors = (
+        TensorSpec("a.weight", "parameter", shape, "float32", True, "a", "Linear", "weight", layout),
+        TensorSpec("b.weight", "parameter", shape, "float32", True, "b", "Linear", "weight", layout),
+        TensorSpec("a.bias", "parameter", (40,), "float32", True, "a", "Linear", "bias"),
+    )
+    group = GroupSpec(tuple(spec.name for spec in tensors), {"lr": RATE, "momentum": 0.0, "weight_decay": 0.0})
+    return Declaration(tensors, (), OptimizerSpec("SGD", "SGD", (group,)), None, None, False)
+
+
+def train(steps: int) -> tuple[list[dict[str, np.ndarray]], list[StepPair]]:
+    """Return both sides' initial weights and the steps of plain SGD; in the last, one element of paddle's is wrong."""
+    random = np.random.default_rng(0)
+    weights = {spec.name: random.standard_normal(spec.shape).astype(np.float32) for spec in declare("out_in").tensors}
+    sides = [weights, {name: np.ascontiguousarray(array.T) for name, array in weights.items()}]
+    initial, pairs = [dict(side) for side in sides], []
+    for step in range(steps):
+        gradient = {name: random.standard_normal(array.shape).astype(np.float32) for name, array in weights.items()}
+        results = []
+        for number, side in enumerate(sides):
+            own = {name: np.ascontiguousarray(array.T if number else array) for name, array in gradient.items()}
+            for name, array in own.items():
+                side[name] = side[name] - np.float32(RATE) * array
+            if number and step == steps - 1:
+                side["b.weight"][3, 4] += 0.01
+            tensors = {"gradient": own, "parameter": dict(side), "optimizer_state": {}, "buffer": {}}
+            results.append(StepResult(step, [RATE], np.asarray(1.0, np.float32), "d", tensors, (), 0.0))
+        pairs.append(StepPair(step, results[0], results[1], "d"))
+    return initial, pairs
+
+
+def judge(pairs: list[StepPair], initial: list[dict[str, np.ndarray]], **options: Any) -> list[StepJudgement]:
+    torch, paddle = declare("out_in"), declare("in_out")
+    names = match_names(torch.tensors, paddle.tensors, WeightsSection())
+    judging = StepJudge(names, torch, paddle, "float32", tolerances("float32", {}), **options)
+    judging.begin(*initial)
+    return [judging.judge(pair) for pair in pairs]
+
+
+def test_judgements_do_not_depend_on_what_is_kept_turned_or_resident(monkeypatch: pytest.MonkeyPatch) -> None:
+    initial, pairs = train(4)
+    whole = judge(pairs, initial)
+    failure = whole[-1].first_failure()
+    assert failure is not None and (failure.kind, failure.name) == ("parameter", "b.weight")
+    assert all(judgement.first_failure() is None for judgement in whole[:-1])
+    monkeypatch.setattr(canonical, "TURNED_SIZE_BYTES", 0)
+    monkeypatch.setattr(canonical, "RESIDENT_SIZE_BYTES", 1000)
+    given_back: list[None] = []
+    assert judge(pairs, initial, give_pages_back=lambda: given_back.append(None)) == whole
+    assert len(given_back) > 10
+
+
+def test_pages_stay_while_a_step_is_small() -> None:
+    initial, pairs = train(2)
+    judge(pairs, initial, give_pages_back=lambda: pytest.fail("pages were given back"))
+
+
+def test_a_kind_that_a_step_did_not_collect_is_forgotten() -> None:
+    initial, pairs = train(3)
+    pairs[1] = replace(
+        pairs[1],
+        reference=replace(pairs[1].reference, tensors={}),
+        candidate=replace(pairs[1].candidate, tensors={}),
+    )
+    kinds = [[item.kind for item in judgement.comparisons] for judgement in judge(pairs, initial)]
+    assert "parameter" in kinds[0] and "parameter" not in kinds[1] and "parameter" in kinds[2]
+
+
+def test_a_turned_array_is_made_once_until_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = Turned()
+    arrays = {name: np.arange(6.0).reshape(2, 3).T for name in ("a", "b")}
+    pieces = Pieces(arrays, turned)
+    assert pieces["a"].flags.c_contiguous and np.array_equal(pieces["a"], arrays["a"])
+    assert pieces["a"] is pieces["a"]
+    first = pieces["a"]
+    monkeypatch.setattr(canonical, "TURNED_SIZE_BYTES", 50)
+    assert np.array_equal(pieces["b"], arrays["b"])
+    assert pieces["a"] is not first
+
+
+def test_what_is_not_needed_again_is_let_go() -> None:
+    turned = Turned()
+    pieces = Pieces({name: np.ones((2, 3)).T for name in ("a", "b")}, turned)
+    kept, gone = pieces["a"], pieces["b"]
+    turned.forget_all_but([pieces.parts["a"]])
+    assert pieces["a"] is kept and pieces["b"] is not gone
