@@ -14,7 +14,7 @@ from typing import Callable, Dict, Iterable, Iterator, Mapping, Optional, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.comparison.measures import magnitude, squares
+from stepalign.coordinator.comparison.blocks import magnitude, squares
 from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.protocol.messages import Named
 

@@ -12,6 +12,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from stepalign.coordinator.comparison.blocks import magnitude, spread
 from stepalign.coordinator.comparison.canonical import (
     Arrays,
     Pieces,
@@ -30,7 +31,6 @@ from stepalign.coordinator.comparison.known_differences import (
     clip_norm_epsilon,
     noise_driven_running_mean,
 )
-from stepalign.coordinator.comparison.measures import magnitude, spread
 from stepalign.coordinator.comparison.rates import RATE_ATOL_PER_PEAK, pair_groups
 from stepalign.coordinator.comparison.screening import complete_worst, suspects
 from stepalign.coordinator.comparison.tolerances import Tolerance

@@ -10,7 +10,7 @@ from typing import Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.comparison.measures import dot
+from stepalign.coordinator.comparison.blocks import dot
 from stepalign.coordinator.results.result import KnownDifference
 
 Arrays = Mapping[str, np.ndarray]

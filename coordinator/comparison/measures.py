@@ -5,22 +5,17 @@ Arithmetic is float64 whatever the arrays hold. Nothing is broadcast: shape and 
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
 import numpy as np
 
-BLOCK_ELEMENTS = 1 << 15
-_EQUAL_ELEMENTS = 1 << 17
+from stepalign.coordinator.comparison import compiled
+from stepalign.coordinator.comparison.blocks import BLOCK_ELEMENTS, flat, lane_sum, same_and_finite, same_bytes
+
 _SAFELY = 1.0 - 1e-12
 """A bound times this holds whatever way its product and its quotient were rounded."""
-
-_memcmp = ctypes.CDLL(None).memcmp
-_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-_memcmp.restype = ctypes.c_int
-
 
 @dataclass(frozen=True)
 class Measures:
@@ -57,104 +52,24 @@ def measure(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: flo
     """
     if reference.shape != candidate.shape or reference.dtype != candidate.dtype:
         raise ValueError(f"{reference.dtype}{reference.shape} against {candidate.dtype}{candidate.shape}")
-    flat_reference, flat_candidate = _flat(reference), _flat(candidate)
+    flat_reference, flat_candidate = flat(reference), flat(candidate)
     if not flat_reference.size:
         return Measures(0)
-    if flat_reference.dtype.kind == "f" and _same_and_finite(flat_reference, flat_candidate):
+    if flat_reference.dtype.kind == "f" and same_and_finite(flat_reference, flat_candidate):
         return _equal(flat_reference, finite=True)
     if same_bytes(flat_reference, flat_candidate):
         return _equal(flat_reference, finite=flat_reference.dtype.kind != "f")
     totals = _Totals(min(BLOCK_ELEMENTS, flat_reference.size))
-    for start in range(0, flat_reference.size, BLOCK_ELEMENTS):
+    kernels = compiled.for_arrays(flat_reference, flat_candidate)
+    start = 0
+    while start < flat_reference.size:
+        if kernels is not None:
+            start = kernels.measure(flat_reference, flat_candidate, start, BLOCK_ELEMENTS, rtol, atol, totals.sums)
         stop = start + BLOCK_ELEMENTS
-        totals.add(flat_reference[start:stop], flat_candidate[start:stop], start, rtol, atol)
+        if start < flat_reference.size:
+            totals.add(flat_reference[start:stop], flat_candidate[start:stop], start, rtol, atol)
+        start = stop
     return totals.result(flat_reference, flat_candidate, reference.shape)
-
-
-def dot(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the dot product of two vectors on this thread alone: BLAS would spread it over the workers' cores."""
-    return float(np.einsum("i,i->", one, other))
-
-
-def squares(reference: np.ndarray, candidate: np.ndarray) -> Tuple[float, float]:
-    """Return |candidate - reference|^2 and |reference|^2, summed block by block in the arrays' own dtype."""
-    ours, theirs = _flat(reference), _flat(candidate)
-    room = np.empty(min(BLOCK_ELEMENTS, ours.size), np.result_type(ours, theirs))
-    apart = size = 0.0
-    with np.errstate(all="ignore"):
-        for start in range(0, ours.size, BLOCK_ELEMENTS):
-            block = ours[start : start + BLOCK_ELEMENTS]
-            difference = np.subtract(theirs[start : start + BLOCK_ELEMENTS], block, out=room[: block.size])
-            apart += dot(difference, difference)
-            size += dot(block, block)
-    return apart, size
-
-
-def spread(reference: np.ndarray, candidate: np.ndarray) -> float:
-    """Return the greatest finite magnitude of candidate - reference, computed in the arrays' own dtype; 0.0 if there is
-    none.
-    """
-    ours, theirs = _flat(reference), _flat(candidate)
-    room = np.empty(min(BLOCK_ELEMENTS, ours.size), np.result_type(ours, theirs))
-    farthest = 0.0
-    with np.errstate(all="ignore"):
-        for start in range(0, ours.size, BLOCK_ELEMENTS):
-            block = ours[start : start + BLOCK_ELEMENTS]
-            difference = np.subtract(theirs[start : start + BLOCK_ELEMENTS], block, out=room[: block.size])
-            farthest = max(farthest, magnitude(difference))
-    return farthest
-
-
-def magnitude(array: np.ndarray) -> float:
-    """Return the greatest finite magnitude; 0.0 for an empty array."""
-    if not array.size:
-        return 0.0
-    peak = float(max(abs(float(array.max())), abs(float(array.min()))))
-    if not math.isfinite(peak):
-        finite = np.abs(array[np.isfinite(array)])
-        peak = float(finite.max()) if finite.size else 0.0
-    return peak
-
-
-def elements_outside(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: float) -> np.ndarray:
-    """Return the flat indices where |candidate - reference| > atol + rtol * |reference|, in the arrays' own dtype."""
-    ours, theirs = _flat(reference), _flat(candidate)
-    found = []
-    with np.errstate(all="ignore"):
-        for start in range(0, ours.size, BLOCK_ELEMENTS):
-            block = ours[start : start + BLOCK_ELEMENTS]
-            apart = np.abs(theirs[start : start + BLOCK_ELEMENTS] - block)
-            found.append(np.flatnonzero(apart > atol + rtol * np.abs(block)) + start)
-    return np.concatenate(found) if found else np.empty(0, np.int64)
-
-
-def _flat(array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind == "c":
-        array = np.ascontiguousarray(array).reshape(-1).view(array.real.dtype)
-    return np.ascontiguousarray(array).reshape(-1)
-
-
-def same_bytes(reference: np.ndarray, candidate: np.ndarray) -> bool:
-    """Say whether two C-ordered arrays of one size hold the same bytes; ends at the first that differs, without the
-    GIL.
-    """
-    return not reference.size or _memcmp(reference.ctypes.data, candidate.ctypes.data, reference.nbytes) == 0
-
-
-def _same_and_finite(reference: np.ndarray, candidate: np.ndarray) -> bool:
-    """Say whether two flat arrays of floats hold the same bytes and nothing that is not finite, reading each once."""
-    ours, theirs = reference.ctypes.data, candidate.ctypes.data
-    with np.errstate(all="ignore"):
-        for start in range(0, reference.size, _EQUAL_ELEMENTS):
-            block = reference[start : start + _EQUAL_ELEMENTS]
-            offset = start * reference.itemsize
-            if _memcmp(ours + offset, theirs + offset, block.nbytes) or not _finite(block):
-                return False
-    return True
-
-
-def _finite(block: np.ndarray) -> bool:
-    return math.isfinite(block.max()) and math.isfinite(block.min())
 
 
 def screen(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: float) -> Optional[Measures]:
@@ -166,8 +81,12 @@ def screen(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: floa
     """
     if reference.dtype.kind != "f" or reference.dtype.itemsize < 4 or not reference.size:
         return None
-    flat_reference, flat_candidate = _flat(reference), _flat(candidate)
-    if _same_and_finite(flat_reference, flat_candidate):
+    flat_reference, flat_candidate = flat(reference), flat(candidate)
+    kernels = compiled.for_arrays(flat_reference, flat_candidate)
+    if kernels is not None:
+        found = kernels.screen(flat_reference, flat_candidate, BLOCK_ELEMENTS, rtol, atol)
+        return None if found is None else _screened(flat_reference, flat_candidate, reference.shape, *found)
+    if same_and_finite(flat_reference, flat_candidate):
         return _screened(flat_reference, flat_candidate, reference.shape, 0.0, 0)
     room = np.empty((2, min(BLOCK_ELEMENTS, flat_reference.size)), reference.dtype)
     peak, position = -1.0, 0
@@ -221,18 +140,15 @@ class _Totals:
     """What accumulates from block to block."""
 
     def __init__(self, block: int) -> None:
-        self.max_abs = -1.0
-        self.position = 0
-        self.max_rel = 0.0
-        self.max_ulp = 0
-        self.outside = 0
-        self.smallest_rtol = 0.0
-        self.difference_square = self.reference_square = self.candidate_square = self.product = 0.0
+        self.sums = compiled.Totals(max_abs=-1.0)
         self.reference_nonfinite = self.candidate_nonfinite = 0
         self.nonfinite_at: Optional[int] = None
-        self._room = np.empty((4, block), np.float64)
+        self._block = block
+        self._room: Optional[np.ndarray] = None
 
     def add(self, reference: np.ndarray, candidate: np.ndarray, start: int, rtol: float, atol: float) -> None:
+        if self._room is None:
+            self._room = np.empty((4, self._block), np.float64)
         wide_reference, wide_candidate, difference, room = self._room[:, : reference.size]
         np.copyto(wide_reference, reference)
         np.copyto(wide_candidate, candidate)
@@ -246,16 +162,16 @@ class _Totals:
                     wide_reference, wide_candidate, difference, start
                 )
                 peak = float(difference.max())
-            if peak > self.max_abs:
-                self.max_abs, self.position = peak, start + int(difference.argmax())
-            self.difference_square += dot(difference, difference)
-            self.reference_square += dot(wide_reference, wide_reference)
-            self.candidate_square += dot(wide_candidate, wide_candidate)
-            self.product += dot(wide_reference, wide_candidate)
+            if peak > self.sums.max_abs:
+                self.sums.max_abs, self.sums.position = peak, start + int(difference.argmax())
+            self.sums.difference_square += lane_sum(np.multiply(difference, difference, out=room))
+            self.sums.reference_square += lane_sum(np.multiply(wide_reference, wide_reference, out=room))
+            self.sums.candidate_square += lane_sum(np.multiply(wide_candidate, wide_candidate, out=room))
+            self.sums.product += lane_sum(np.multiply(wide_reference, wide_candidate, out=room))
             magnitude = np.abs(wide_reference, out=wide_reference)
             self._add_relative(difference, magnitude, room, peak, rtol, atol)
         if reference.dtype.kind == "f":
-            self.max_ulp = max(self.max_ulp, _max_ulp(reference, candidate, finite))
+            self.sums.max_ulp = max(self.sums.max_ulp, _max_ulp(reference, candidate, finite))
 
     def _add_relative(
         self, difference: np.ndarray, magnitude: np.ndarray, room: np.ndarray, peak: float, rtol: float, atol: float
@@ -265,17 +181,17 @@ class _Totals:
         What an element needs, (difference - atol) / magnitude, is never above its relative difference.
         """
         relative = float(np.fmax.reduce(np.divide(difference, magnitude, out=room), initial=0.0))
-        self.max_rel = max(self.max_rel, relative)
+        self.sums.max_rel = max(self.sums.max_rel, relative)
         if peak <= atol:
             return
         beyond = difference if atol == 0.0 else np.subtract(difference, atol, out=difference)
         needed = relative
-        if relative > self.smallest_rtol or not relative < rtol * _SAFELY:
+        if relative > self.sums.smallest_rtol or not relative < rtol * _SAFELY:
             if atol != 0.0:
                 needed = float(np.fmax.reduce(np.divide(beyond, magnitude, out=room), initial=0.0))
-            self.smallest_rtol = max(self.smallest_rtol, needed)
+            self.sums.smallest_rtol = max(self.sums.smallest_rtol, needed)
         if not needed < rtol * _SAFELY:
-            self.outside += int(np.count_nonzero(beyond > np.multiply(rtol, magnitude, out=room)))
+            self.sums.outside += int(np.count_nonzero(beyond > np.multiply(rtol, magnitude, out=room)))
 
     def _without_nonfinite(
         self, reference: np.ndarray, candidate: np.ndarray, difference: np.ndarray, start: int
@@ -289,29 +205,29 @@ class _Totals:
         same = (np.isnan(reference) & np.isnan(candidate)) | (reference == candidate)
         differs = (bad_reference | bad_candidate) & ~same
         if differs.any():
-            self.outside += int(differs.sum())
+            self.sums.outside += int(differs.sum())
             if self.nonfinite_at is None:
                 self.nonfinite_at = start + int(differs.argmax())
         bad = bad_reference | bad_candidate
         return np.where(bad, 0.0, reference), np.where(bad, 0.0, candidate), np.where(bad, 0.0, difference)
 
     def result(self, reference: np.ndarray, candidate: np.ndarray, shape: Tuple[int, ...]) -> Measures:
-        position = self.position if self.nonfinite_at is None else self.nonfinite_at
+        position = self.sums.position if self.nonfinite_at is None else self.nonfinite_at
         if reference.size != math.prod(shape):
             position_in_shape = position // 2
         else:
             position_in_shape = position
-        norm = math.sqrt(self.reference_square)
-        other = math.sqrt(self.candidate_square)
+        norm = math.sqrt(self.sums.reference_square)
+        other = math.sqrt(self.sums.candidate_square)
         return Measures(
             count=reference.size,
-            max_abs=math.inf if self.nonfinite_at is not None else max(self.max_abs, 0.0),
-            max_rel=math.inf if self.nonfinite_at is not None else self.max_rel,
-            rel_l2=math.sqrt(self.difference_square) / norm if norm else (math.inf if self.difference_square else 0.0),
-            max_ulp=self.max_ulp,
-            cosine=self.product / (norm * other) if norm and other else (1.0 if norm == other else 0.0),
-            outside=self.outside,
-            smallest_rtol=math.inf if self.nonfinite_at is not None else self.smallest_rtol,
+            max_abs=math.inf if self.nonfinite_at is not None else max(self.sums.max_abs, 0.0),
+            max_rel=math.inf if self.nonfinite_at is not None else self.sums.max_rel,
+            rel_l2=math.sqrt(self.sums.difference_square) / norm if norm else (math.inf if self.sums.difference_square else 0.0),
+            max_ulp=self.sums.max_ulp,
+            cosine=self.sums.product / (norm * other) if norm and other else (1.0 if norm == other else 0.0),
+            outside=self.sums.outside,
+            smallest_rtol=math.inf if self.nonfinite_at is not None else self.sums.smallest_rtol,
             index=tuple(int(item) for item in np.unravel_index(position_in_shape, shape)),
             reference=float(reference[position]),
             candidate=float(candidate[position]),

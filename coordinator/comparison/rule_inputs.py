@@ -123,6 +123,35 @@ def _float64(array: np.ndarray, shape: tuple[int, ...]) -> Float64Array:
     return values if values.shape == shape else np.broadcast_to(values.reshape(-1)[:1], shape).reshape(shape)
 
 
+def decay_terms(rule: str, hyper: Hyperparameters, lr: float) -> tuple[float, float, float]:
+    """Return the factors of coupled (L2) decay and of L1 decay, and the share that decoupled decay takes off a
+    parameter.
+    """
+    decay = hyper.number("weight_decay", 0.01 if rule == "AdamW" else 0.0)
+    decoupled = hyper.flag("decoupled_weight_decay", rule == "AdamW")
+    coupled = hyper.number("coupled_weight_decay", 0.0) + (0.0 if decoupled else decay)
+    return coupled, hyper.number("l1_decay", 0.0), lr * decay if decoupled else 0.0
+
+
+def betas(hyper: Hyperparameters) -> tuple[float, float]:
+    """Return the decay rates of the first and the second moment."""
+    return hyper.pair("beta1", "beta2", "betas", (0.9, 0.999))
+
+
+def bias_corrections(hyper: Hyperparameters, count: int, beta1: float, beta2: float) -> tuple[np.float64, np.float64]:
+    """Return 1 - beta^t of both moments for the bias correction; numpy's numbers, as a candidate may ask for t = 0."""
+    if not hyper.flag("bias_correction", True):
+        return np.float64(1.0), np.float64(1.0)
+    t = count + 1 + hyper.number("correction_offset", 0.0)
+    first, second = hyper.number("correction_beta1", beta1), hyper.number("correction_beta2", beta2)
+    return np.float64(1.0 - first**t), np.float64(1.0 - second**t)
+
+
+def updates_before(state: Mapping[str, np.ndarray], step: int) -> int:
+    """Return how many updates a parameter has had: what its state counts, else ``step``."""
+    return round(float(np.ravel(state["step"])[0])) if "step" in state else step
+
+
 def prepare(
     rule: str,
     hyper: Hyperparameters,
@@ -137,15 +166,11 @@ def prepare(
     g = np.asarray(gradient, dtype=np.float64) * hyper.number("gradient_scale", 1.0)
     if hyper.flag("maximize"):
         g = -g
-    decay = hyper.number("weight_decay", 0.01 if rule == "AdamW" else 0.0)
-    decoupled = hyper.flag("decoupled_weight_decay", rule == "AdamW")
-    coupled = hyper.number("coupled_weight_decay", 0.0) + (0.0 if decoupled else decay)
-    l1 = hyper.number("l1_decay", 0.0)
+    coupled, l1, shrink = decay_terms(rule, hyper, lr)
     size = np.abs(g)
     if coupled != 0.0:
         g, size = g + coupled * p, size + np.abs(coupled * p)
     if l1 != 0.0:
         g, size = g + l1 * np.sign(p), size + abs(l1)
-    shrink = lr * decay if decoupled else 0.0
-    count = round(float(np.ravel(state["step"])[0])) if "step" in state else step
+    count = updates_before(state, step)
     return Inputs(hyper, p * (1.0 - shrink), g, size, np.abs(shrink * p), shrink != 0.0, state, lr, count)

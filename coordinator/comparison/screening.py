@@ -7,8 +7,9 @@ from typing import Dict, List, Mapping, Tuple
 
 import numpy as np
 
+from stepalign.coordinator.comparison.blocks import elements_outside
 from stepalign.coordinator.comparison.comparison import Comparison, nearness
-from stepalign.coordinator.comparison.measures import elements_outside, measure
+from stepalign.coordinator.comparison.measures import measure
 
 Arrays = Mapping[str, np.ndarray]
 

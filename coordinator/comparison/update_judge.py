@@ -12,7 +12,9 @@ from typing import Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.comparison.update_residual import UpdateJudgement, UpdateResidual, judge_update
+from stepalign.coordinator.comparison.blocks import all_finite
+from stepalign.coordinator.comparison.tally import UpdateResidual
+from stepalign.coordinator.comparison.update_residual import UpdateJudgement, judge_update
 from stepalign.coordinator.results.result import KnownDifference
 from stepalign.coordinator.sessions.naming import NameMap, Piece
 from stepalign.protocol.specs import OptimizerSpec, Scalar
@@ -149,7 +151,7 @@ class UpdateJudge:
         if hyper is None or group is None or any(array is None for array in arrays):
             return None
         before, gradient, after = (np.asarray(array) for array in arrays)
-        if not (before.shape == gradient.shape == after.shape) or not np.isfinite(gradient).all():
+        if not (before.shape == gradient.shape == after.shape) or not all_finite(gradient):
             return None
         multiplier = (
             self._hyper[side].get(piece.slot("torch" if side == 0 else "paddle").tensor, {}).get("lr_multiplier", 1.0)
@@ -158,15 +160,16 @@ class UpdateJudge:
         judgement = judge_update(
             self._specs[0].type,
             {**hyper, **variant},
-            _take(before, chosen),
-            _take(gradient, chosen),
-            _slots(step.state_before[side], name, chosen),
-            _take(after, chosen),
-            _slots(step.state_after[side], name, chosen),
+            before,
+            gradient,
+            step.state_before[side].get(name, {}),
+            after,
+            step.state_after[side].get(name, {}),
             lr,
             step.step,
             self._dtype,
             self._rounding.get((name, side), ""),
+            chosen,
         )
         if judgement is not None and judgement.fits and self._dtype == "float32":
             self._rounding[name, side] = judgement.variant
@@ -198,16 +201,6 @@ def choose_elements(size: int, suspects: np.ndarray) -> Optional[np.ndarray]:
     stride = max(1, size // SAMPLED_ELEMENTS) | 1
     merged = np.sort(np.concatenate((np.arange(0, size, stride), suspects)), kind="stable")
     return merged[np.concatenate(([True], merged[1:] != merged[:-1]))]
-
-
-def _take(array: np.ndarray, chosen: Optional[np.ndarray]) -> np.ndarray:
-    return array if chosen is None or not array.ndim else np.ravel(array)[chosen]
-
-
-def _slots(
-    state: Mapping[str, Mapping[str, np.ndarray]], name: str, chosen: Optional[np.ndarray]
-) -> Dict[str, np.ndarray]:
-    return {slot: _take(array, chosen) for slot, array in state.get(name, {}).items()}
 
 
 def _reason(residual: UpdateResidual) -> str:

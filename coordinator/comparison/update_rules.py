@@ -26,6 +26,8 @@ from stepalign.coordinator.comparison.rule_inputs import (
     Hyperparameters,
     Inputs,
     Prediction,
+    betas,
+    bias_corrections,
     canonical_slots,
     prepare,
 )
@@ -81,16 +83,11 @@ def _sgd(x: Inputs) -> Prediction:
 
 
 def _betas(x: Inputs) -> tuple[float, float]:
-    return x.hyper.pair("beta1", "beta2", "betas", (0.9, 0.999))
+    return betas(x.hyper)
 
 
 def _corrections(x: Inputs, beta1: float, beta2: float) -> tuple[np.float64, np.float64]:
-    """Return 1 - beta^t of both moments for the bias correction; numpy's numbers, as a candidate may ask for t = 0."""
-    if not x.hyper.flag("bias_correction", True):
-        return np.float64(1.0), np.float64(1.0)
-    t = x.count + 1 + x.hyper.number("correction_offset", 0.0)
-    first, second = x.hyper.number("correction_beta1", beta1), x.hyper.number("correction_beta2", beta2)
-    return np.float64(1.0 - first**t), np.float64(1.0 - second**t)
+    return bias_corrections(x.hyper, x.count, beta1, beta2)
 
 
 @dataclass(frozen=True)

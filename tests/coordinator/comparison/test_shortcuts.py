@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stepalign.coordinator.comparison import update_residual
+from stepalign.coordinator.comparison import compiled, tally, update_residual
+from stepalign.coordinator.comparison.blocks import magnitude
 from stepalign.coordinator.comparison.canonical import Sizes
-from stepalign.coordinator.comparison.measures import magnitude
 from stepalign.coordinator.comparison.update_judge import MOST_SUSPECTS, SAMPLED_ELEMENTS, choose_elements
 from stepalign.coordinator.comparison.update_residual import UpdateJudgement, judge_update
 
@@ -62,8 +62,9 @@ def test_a_variant_that_fitted_before_is_the_first_to_be_tried(monkeypatch: pyte
 
 
 def test_finite_residuals_tally_as_they_do_on_the_way_that_allows_for_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_loaded", dict)
     quick = judge()
-    monkeypatch.setattr(update_residual.math, "isfinite", lambda value: False)
+    monkeypatch.setattr(tally.math, "isfinite", lambda value: False)
     assert judge() == quick
 
 

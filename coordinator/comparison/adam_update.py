@@ -1,0 +1,114 @@
+"""Adam and AdamW held against their rule by the compiled loops: what `update_residual` finds by numpy, to the bit.
+
+These two are what most models are trained with; the other rules stay with numpy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+
+import numpy as np
+
+from stepalign.coordinator.comparison import compiled
+from stepalign.coordinator.comparison.compiled import AdamArrays, AdamRule, Kernels, TallySums, address
+from stepalign.coordinator.comparison.rule_inputs import (
+    Hyperparameters,
+    betas,
+    bias_corrections,
+    decay_terms,
+    updates_before,
+)
+from stepalign.coordinator.comparison.tally import half_ulps
+from stepalign.coordinator.comparison.update_numbers import UpdateNumbers
+from stepalign.protocol.specs import Scalar
+
+_RULES = frozenset({"Adam", "AdamW"})
+
+
+class AdamUpdate:
+    """One step of one parameter. ``parameter``, ``moment1``, ``moment2`` hold what `tally` found."""
+
+    def __init__(self, kernels: Kernels, rule: AdamRule, numbers: UpdateNumbers, count: int) -> None:
+        self.updates = count
+        self.roundings = 3 if rule.shrink else 1
+        self._kernels = kernels
+        self._rule = rule
+        self._numbers = numbers
+        before, after = numbers.whole_state
+        arrays = (
+            numbers.before, numbers.gradient, before.get("moment1"), before.get("moment2"),
+            numbers.after, after["moment1"], after["moment2"],
+        )  # fmt: skip
+        self._arrays = AdamArrays(*(None if array is None else address(array) for array in arrays))
+        self._where = None if numbers.chosen is None else address(numbers.chosen)
+        self._sums = (TallySums * 3)(*(TallySums(worst=-1.0) for _ in range(3)))
+        self.parameter, self.moment1, self.moment2 = self._sums
+
+    def factor_sums(self, most: int) -> tuple[float, float]:
+        """Return the sums of weight * update^2 and of weight * update * residual over at most ``most`` elements, evenly
+        among those that moved.
+        """
+        place, count = (ctypes.addressof(self._arrays), self._where), self._numbers.count
+        moved = self._kernels.adam_moved(*place, count)
+        ranks = sample_ranks(moved or count, most)
+        sums = (ctypes.c_double * 2)()
+        self._kernels.adam_factor(
+            ctypes.addressof(self._rule), *place, count, address(ranks), ranks.size, not moved, ctypes.addressof(sums)
+        )
+        return sums[0], sums[1]
+
+    def tally(self, factor: float, chunk: int) -> bool:
+        """Hold all judged elements against the rule; False where something is not finite: then numpy is for it."""
+        self._rule.factor = factor
+        rule, arrays = ctypes.addressof(self._rule), ctypes.addressof(self._arrays)
+        count = self._numbers.count
+        return bool(self._kernels.adam_judge(rule, arrays, self._where, count, chunk, ctypes.addressof(self._sums)))
+
+
+def sample_ranks(size: int, most: int) -> np.ndarray:
+    """Return at most ``most`` whole numbers, evenly from 0 to size - 1."""
+    return np.linspace(0, max(size - 1, 0), min(size, most)).astype(np.int64)
+
+
+def adam_update(
+    rule: str, hyper: Mapping[str, Scalar], numbers: UpdateNumbers, update_epsilons: float, state_epsilons: float
+) -> AdamUpdate | None:
+    """Return the step for the compiled loops; None where rule, form, dtypes or layout are not theirs."""
+    values = Hyperparameters(hyper)
+    if rule not in _RULES or values.flag("amsgrad") or values.flag("eps_before_correction"):
+        return None
+    before, after = numbers.whole_state
+    if "moment1" not in after or "moment2" not in after or ("moment1" in before) != ("moment2" in before):
+        return None
+    moments = [before[slot] for slot in ("moment1", "moment2") if slot in before]
+    kernels = compiled.for_arrays(
+        numbers.before, numbers.gradient, numbers.after, after["moment1"], after["moment2"], *moments
+    )
+    if kernels is None or numbers.before.dtype != np.dtype(numbers.dtype) or not numbers.count:
+        return None
+    count = updates_before(before, numbers.step)
+    beta1, beta2 = betas(values)
+    coupled, l1, shrink = decay_terms(rule, values, numbers.lr)
+    if l1 != 0.0:
+        return None
+    info = np.finfo(numbers.dtype)
+    eps = float(info.eps)
+    with np.errstate(all="ignore"):
+        first, second = bias_corrections(values, count, beta1, beta2)
+        terms = AdamRule(
+            gradient_scale=values.number("gradient_scale", 1.0) * (-1.0 if values.flag("maximize") else 1.0),
+            coupled=coupled,
+            shrink=shrink,
+            beta1=beta1,
+            beta2=beta2,
+            eps=values.number("eps", 1e-8),
+            root_correction2=np.sqrt(second),
+            correction2=second,
+            rate=numbers.lr / first,
+            half_ulps=half_ulps(3 if shrink else 1, eps),
+            update_epsilons=update_epsilons * eps,
+            state_epsilons=state_epsilons * eps,
+            state_floor=float(info.tiny),
+        )
+    return AdamUpdate(kernels, terms, numbers, count)
