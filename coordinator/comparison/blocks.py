@@ -30,6 +30,15 @@ def flat(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1)
 
 
+def in_c_order(array: np.ndarray) -> np.ndarray:
+    """Return an array in C order, itself if it is so already; a transposed matrix is turned tile by tile."""
+    if array.ndim == 2 and array.flags.f_contiguous and not array.flags.c_contiguous:
+        kernels = compiled.for_arrays(array.T)
+        if kernels is not None:
+            return kernels.turn(array.T)
+    return np.ascontiguousarray(array)
+
+
 def lane_sum(terms: np.ndarray) -> float:
     """Return the sum of a float64 vector, in the order of the lanes; on this thread alone."""
     whole = terms.size - terms.size % LANES

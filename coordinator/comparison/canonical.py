@@ -14,7 +14,7 @@ from typing import Callable, Dict, Iterable, Iterator, Mapping, Optional, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.comparison.blocks import magnitude, squares
+from stepalign.coordinator.comparison.blocks import in_c_order, magnitude, squares
 from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.protocol.messages import Named
 
@@ -54,7 +54,7 @@ class Turned:
             if known is not None:
                 self._kept.move_to_end(id(array))
                 return known[1]
-        turned = np.ascontiguousarray(array)
+        turned = in_c_order(array)
         with self._lock:
             if id(array) not in self._kept:
                 self._kept[id(array)] = (array, turned)

@@ -80,6 +80,7 @@ class Kernels:
         )
         self._screen = bind("screen", _INT, *pair, _SIZE, _SIZE, _REAL, _REAL, _POINTER, _POINTER)
         self._measure = bind("measure", _SIZE, *pair, _SIZE, _SIZE, _SIZE, _REAL, _REAL, _POINTER)
+        self._turn = bind("turn", None, *pair, _SIZE, _SIZE)
         self.adam_moved = bind("adam_moved", _SIZE, _POINTER, _POINTER, _SIZE)
         self.adam_factor = bind(
             "adam_factor", None, _POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _INT, _POINTER
@@ -126,6 +127,13 @@ class Kernels:
             address(reference), address(candidate), *sizes, ctypes.addressof(peak), ctypes.addressof(position)
         )
         return (peak.value, position.value) if inside else None
+
+    def turn(self, matrix: np.ndarray) -> np.ndarray:
+        """Return the transpose of a matrix in C order."""
+        rows, columns = matrix.shape
+        turned = np.empty((columns, rows), matrix.dtype)
+        self._turn(address(matrix), address(turned), rows, columns)
+        return turned
 
     def measure(
         self, reference: np.ndarray, candidate: np.ndarray, start: int, block: int, rtol: float, atol: float, totals: Totals

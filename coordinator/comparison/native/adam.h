@@ -126,25 +126,31 @@ KERNEL void OF_TYPE(adam_factor)(const adam_rule *rule, const OF_TYPE(adam_array
                                  const int64_t *ranks, int64_t wanted, int every, double *sums)
 {
     double first[LANES] = {0}, second[LANES] = {0};
-    int64_t chosen[ADAM_TILE], rank = 0, taken = 0;
+    int64_t chosen[ADAM_TILE], candidates[TILE], rank = 0, taken = 0;
     int width = 0;
     adam_tile tile;
-    for (int64_t i = 0; i < count && taken < wanted; i++) {
-        const int64_t place = where ? where[i] : i;
-        if (!every && arrays->before[place] == arrays->after[place]) continue;
-        if (rank++ != ranks[taken]) continue;
-        chosen[width++] = place;
-        taken++;
-        if (width < ADAM_TILE && taken < wanted) continue;
-        OF_TYPE(adam_predict)(rule, arrays, chosen, 0, width, &tile);
-        for (int j = 0; j < width; j++) {
-            const double update = tile.correction[j], left = tile.after[j] - tile.expected[j];
-            const double below = tile.ulps[j] + rule->update_epsilons * fabs(update), weight = 1.0 / (below * below);
-            const int usable = fabs(tile.expected[j]) < INFINITY && fabs(tile.after[j]) < INFINITY && update != 0.0;
-            first[j % LANES] += usable ? weight * (update * update) : 0.0;
-            second[j % LANES] += usable ? weight * update * left : 0.0;
+    for (int64_t start = 0; start < count && taken < wanted; start += TILE) {
+        const int here = (int)(count - start < TILE ? count - start : TILE);
+        int moved = 0;
+        for (int i = 0; i < here; i++) { /* without a branch: which elements moved cannot be guessed */
+            const int64_t place = where ? where[start + i] : start + i;
+            candidates[moved] = place;
+            moved += every | (arrays->before[place] != arrays->after[place]);
         }
-        width = 0;
+        for (; taken < wanted && ranks[taken] < rank + moved; taken++) {
+            chosen[width++] = candidates[ranks[taken] - rank];
+            if (width < ADAM_TILE && taken + 1 < wanted) continue;
+            OF_TYPE(adam_predict)(rule, arrays, chosen, 0, width, &tile);
+            for (int j = 0; j < width; j++) {
+                const double update = tile.correction[j], left = tile.after[j] - tile.expected[j];
+                const double below = tile.ulps[j] + rule->update_epsilons * fabs(update), weight = 1.0 / (below * below);
+                const int usable = fabs(tile.expected[j]) < INFINITY && fabs(tile.after[j]) < INFINITY && update != 0.0;
+                first[j % LANES] += usable ? weight * (update * update) : 0.0;
+                second[j % LANES] += usable ? weight * update * left : 0.0;
+            }
+            width = 0;
+        }
+        rank += moved;
     }
     sums[0] = in_order(first);
     sums[1] = in_order(second);

@@ -74,3 +74,13 @@ INLINE double in_order(const double *lanes)
 #define INFINITE INFINITE64
 #include "measures.h"
 #include "adam.h"
+
+/* An empty module, so that whoever imports all modules of a package can import this one. */
+#if __has_include(<Python.h>)
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", "See compiled.py.", 0, NULL, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__kernels(void) { return PyModuleDef_Init(&module); }
+#endif

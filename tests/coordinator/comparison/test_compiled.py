@@ -18,6 +18,7 @@ from stepalign.coordinator.comparison.blocks import (
     all_finite,
     elements_outside,
     flat,
+    in_c_order,
     magnitude,
     same_and_finite,
     spread,
@@ -93,6 +94,16 @@ def test_other_dtypes_and_layouts_are_left_to_numpy_or_laid_out_first() -> None:
     assert compiled.for_arrays(reference, candidate.astype(np.float64)) is None
     reference.flags.writeable = False
     assert compiled.for_arrays(reference, candidate) is not None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (16, 17), (33, 65), (70, 3), (2, 3, 4), (0, 3)])
+def test_what_is_stored_transposed_is_turned_element_by_element(shape: tuple[int, ...], dtype: Any) -> None:
+    stored = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    for array in (stored, stored.T, stored[::-1].T):
+        turned = in_c_order(array)
+        assert turned.flags.c_contiguous and np.array_equal(turned, array)
+    assert in_c_order(stored) is stored
 
 
 HYPER: dict[str, dict[str, Any]] = {

@@ -1,0 +1,46 @@
+"""Compares two sides' arrays of one name, and remembers the pairs of a step that were only screened."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Optional, Tuple
+
+from stepalign.coordinator.comparison.canonical import Arrays
+from stepalign.coordinator.comparison.comparison import Comparison, compare_values
+from stepalign.coordinator.comparison.screening import complete_worst
+from stepalign.coordinator.sessions.naming import NameMap
+
+
+class PieceComparer:
+    """Knows paddle's names and whether values that are not finite may pass."""
+
+    def __init__(self, names: NameMap, allow_nonfinite: bool) -> None:
+        self.allow_nonfinite = allow_nonfinite
+        self._paddle_names = {piece.name: piece.paddle.tensor for piece in names.pieces}
+        self._compared: Dict[Tuple[str, str], Tuple[Arrays, Arrays, str]] = {}
+
+    def compare(
+        self,
+        kind: str,
+        step: int,
+        name: str,
+        pair: Tuple[Arrays, Arrays],
+        rtol: float = 0.0,
+        atol: float = 0.0,
+        key: Optional[str] = None,
+    ) -> Comparison:
+        """Compare what both sides have under ``name``, or under ``key`` where ``pair`` holds one tensor's slots."""
+        key = name if key is None else key
+        tensor, slash, slot = name.rpartition("/")
+        paddle_name = self._paddle_names.get
+        theirs = f"{paddle_name(tensor, tensor)}/{slot}" if slash else paddle_name(name, name)
+        exact = kind == "initial_parameter"
+        ours, others = pair[0].get(key), pair[1].get(key)
+        if ours is not None and others is not None:
+            self._compared[kind, name] = (*pair, key)
+        return compare_values(step, kind, name, theirs, ours, others, rtol, atol, self.allow_nonfinite, exact)
+
+    def complete(self, comparisons: List[Comparison]) -> List[Comparison]:
+        """Measure the worst of each kind in full, and forget the step's arrays."""
+        completed = complete_worst(comparisons, self._compared)
+        self._compared = {}
+        return completed
