@@ -1,4 +1,4 @@
-"""stepalign in Python: `stepalign.run`, `stepalign.schedule`, and the `Result` that both return.
+"""stepalign in Python: `stepalign.run`, `stepalign.schedule`, the `Result` that both return, and `stepalign.record`.
 
 Guarantees: a `Result` says what the command line would have said, from the same result and in the same words; nothing
 is printed; the caller's signal handlers are put back, and a signal that came meanwhile is handed to them once the run
@@ -12,15 +12,17 @@ import io
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.case import SIDES, load_case
 from stepalign.coordinator.cases.choice import choose_case
 from stepalign.coordinator.diagnosis.cause import Cause
 from stepalign.coordinator.processes.interruption import Interruption
+from stepalign.coordinator.recordings.making import Wanted, record_side
 from stepalign.coordinator.report import wording
 from stepalign.coordinator.report.terminal import print_verdict
 from stepalign.coordinator.results.result import ErrorFacts, FirstDivergence, KnownDifference, Series, Verdict
@@ -28,8 +30,9 @@ from stepalign.coordinator.results.result import Result as WrittenResult
 from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_schedule import run_schedule
 from stepalign.coordinator.running.run_state import Watcher
+from stepalign.protocol.errors import CaseError
 
-__all__ = ["Result", "Verdict", "run", "schedule"]
+__all__ = ["Result", "Verdict", "record", "run", "schedule"]
 
 _COLOURS = {
     Verdict.ALIGNED: "#1a7f37",
@@ -175,6 +178,7 @@ def run(
     data: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
     accumulate: int | None = None,
+    against: str | os.PathLike[str] | None = None,
     steps: int | None = None,
     mode: str | None = None,
     dtype: str | None = None,
@@ -186,10 +190,55 @@ def run(
 
     Instead of a case, ``torch`` and ``paddle`` are the commands of two scripts that own their loop, ``data`` their
     batches, ``config`` a file with other keys of case.toml, ``accumulate`` how many batches one update takes in.
+    ``against`` is what `record` wrote, in place of one side.
     ``steps``, ``mode``, ``dtype`` and ``seed`` replace the case's own; ``assignments`` are ``KEY=VALUE`` texts as
     ``--set`` takes them; ``out`` is the run folder, new or empty (default: ``runs/<case>-<time>``). Raises CaseError for
     a case that is wrong in itself or a run folder that cannot be made, KeyboardInterrupt after an interruption.
     """
+    case = choose_case(
+        _path(case_folder),
+        {"torch": torch, "paddle": paddle},
+        None if data is None else os.fspath(data),
+        _path(config),
+        _listed(assignments),
+        accumulate,
+        _path(against),
+        steps=steps,
+        mode=mode,
+        dtype=dtype,
+        seed=seed,
+    )
+    return _watched(lambda watcher: run_case(case, _path(out), watcher), ())
+
+
+def record(
+    case_folder: str | os.PathLike[str] | None = None,
+    *,
+    side: str = "torch",
+    torch: str | None = None,
+    paddle: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    accumulate: int | None = None,
+    steps: int | None = None,
+    mode: str | None = None,
+    dtype: str | None = None,
+    seed: int | None = None,
+    assignments: Sequence[str] = (),
+    activations: Sequence[int] | Literal["all"] = (0,),
+    noise: bool = True,
+    batches: bool = True,
+    out: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Run one side alone, as `stepalign record` does, and return where it was kept: a folder, or one file if it ends in
+    ``.zip`` (default: ``<case>-<side>.zip`` in the working directory).
+
+    ``activations`` are the steps at which every module's output is kept; ``noise`` and ``batches`` say whether the noise
+    control and the batches themselves are. The other parameters are those of `run`. Raises StepalignError for whatever
+    goes wrong; nothing is left then.
+    """
+    if side not in SIDES:
+        raise CaseError(f'side: expected "torch" or "paddle", got {side!r}')
     case = choose_case(
         _path(case_folder),
         {"torch": torch, "paddle": paddle},
@@ -202,7 +251,11 @@ def run(
         dtype=dtype,
         seed=seed,
     )
-    return _watched(lambda watcher: run_case(case, _path(out), watcher), ())
+    place = _path(out) or Path(f"{case.name}-{side}.zip")
+    wanted = Wanted("all" if activations == "all" else tuple(int(step) for step in activations), noise, batches)
+    with _interruptible() as interruption:
+        record_side(case, side, place, wanted, Watcher(tick=interruption.raise_if_asked))
+    return place.absolute()
 
 
 def schedule(
@@ -221,15 +274,24 @@ def schedule(
 
 def _watched(call: Callable[[Watcher], tuple[WrittenResult, Path]], rate_steps: tuple[int, ...]) -> Result:
     """Run ``call``; a signal ends it in order, and then goes to whoever handled it before."""
+    with _interruptible() as interruption:
+        result, folder = call(Watcher(tick=interruption.raise_if_asked))
+    return Result(result, folder.absolute(), rate_steps)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Interruption]:
+    """Take signals in, and hand one that came to whoever handled it before; Python takes handlers in its main thread only."""
     interruption = Interruption()
     is_main = threading.current_thread() is threading.main_thread()
-    with ExitStack() as stack:
-        if is_main:  # Python takes signal handlers nowhere else
-            stack.enter_context(interruption)
-        result, folder = call(Watcher(tick=interruption.raise_if_asked))
-    if interruption.asked is not None:
-        signal.raise_signal(interruption.asked)
-    return Result(result, folder.absolute(), rate_steps)
+    try:
+        with ExitStack() as stack:
+            if is_main:
+                stack.enter_context(interruption)
+            yield interruption
+    finally:
+        if interruption.asked is not None:
+            signal.raise_signal(interruption.asked)
 
 
 def _listed(assignments: Sequence[str]) -> Sequence[str]:

@@ -8,11 +8,14 @@ import shlex
 import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Dict, Literal, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Literal, Mapping, Optional, Sequence, Tuple
 
 from stepalign.protocol.errors import CaseError
 from stepalign.protocol.schema import SchemaError, from_plain
 from stepalign.protocol.script import CaseView
+
+if TYPE_CHECKING:
+    from stepalign.coordinator.recordings.recording import Recording
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -153,10 +156,11 @@ class CaseFile:
 
 @dataclass(frozen=True)
 class Case:
-    """A checked case: the file's values and where it lies."""
+    """A checked case: the file's values and where it lies; ``against`` is the recording that stands for one side."""
 
     folder: Path
     file: CaseFile
+    against: Optional[Recording] = None
 
     @property
     def name(self) -> str:
@@ -188,8 +192,10 @@ class Case:
         return CaseView(file.name, file.steps, file.mode, file.dtype, file.seed, dict(file.options), self.folder)
 
 
-def load_case(folder: Path, assignments: Sequence[str] = (), **overrides: Any) -> Case:
-    """Read and check ``folder/case.toml``.
+def load_case(
+    folder: Path, assignments: Sequence[str] = (), without: Sequence[str] = (), **overrides: Any
+) -> Case:
+    """Read and check ``folder/case.toml``; scripts of the sides ``without`` may be missing.
 
     ``assignments`` are ``KEY=VALUE`` texts (``options.hidden=64``, ``compare.resync=5``; a bare key that is none of
     case.toml's own is an option); ``overrides`` replace top-level keys and win. Raises CaseError.
@@ -202,7 +208,7 @@ def load_case(folder: Path, assignments: Sequence[str] = (), **overrides: Any) -
             f"no case at {folder}: expected a folder with a case.toml; `stepalign init {folder}` writes one"
         )
     plain = read_toml(path)
-    return case_of(plain, folder, path, assignments, overrides)
+    return case_of(plain, folder, path, assignments, overrides, without)
 
 
 def read_toml(path: Path) -> Dict[str, Any]:
@@ -217,9 +223,16 @@ def read_toml(path: Path) -> Dict[str, Any]:
 
 
 def case_of(
-    plain: Dict[str, Any], folder: Path, path: Path, assignments: Sequence[str], overrides: Mapping[str, Any]
+    plain: Dict[str, Any],
+    folder: Path,
+    path: Path,
+    assignments: Sequence[str],
+    overrides: Mapping[str, Any],
+    without: Sequence[str] = (),
 ) -> Case:
-    """Return the checked case of plain tables; ``path`` is where they come from."""
+    """Return the checked case of plain tables; ``path`` is where they come from. Scripts of the sides ``without`` may be
+    missing.
+    """
     for assignment in assignments:
         assign(plain, assignment)
     plain.update({key: value for key, value in overrides.items() if value is not None})
@@ -235,7 +248,7 @@ def case_of(
         paddle=replace(file.paddle, python=file.paddle.python or "paddle"),
     )
     case = Case(folder, file)
-    _check(case, path)
+    _check(case, path, without)
     return case
 
 
@@ -270,11 +283,11 @@ def _toml_value(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else text
 
 
-def _check(case: Case, path: Path) -> None:
+def _check(case: Case, path: Path, without: Sequence[str]) -> None:
     file = case.file
     for side in SIDES:
         section = case.side(side)
-        _check_program(case, side, path)
+        _check_program(case, side, path, side in without)
         if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", section.device):
             raise CaseError(f'{path}: {side}.device: expected "auto", "cpu", "gpu" or "gpu:1", got {section.device!r}')
         for name, value in section.env.items():
@@ -327,7 +340,7 @@ def _check(case: Case, path: Path) -> None:
     _check_weights_source(case, path)
 
 
-def _check_program(case: Case, side: str, path: Path) -> None:
+def _check_program(case: Case, side: str, path: Path, may_be_missing: bool) -> None:
     """Raise CaseError unless a side has one of a script that is there and a command that can be split."""
     section = case.side(side)
     if bool(section.script) == bool(section.command):
@@ -335,7 +348,7 @@ def _check_program(case: Case, side: str, path: Path) -> None:
             f'{path}: {side}: give one of script = "{side}_side.py" (it defines build(case)) and command = "python '
             f'train.py" (it owns its loop)'
         )
-    if section.script and not case.script(side).is_file():
+    if section.script and not may_be_missing and not case.script(side).is_file():
         raise CaseError(f"{path}: {side}.script: no file {case.script(side)}")
     try:
         if section.command and not case.command(side):

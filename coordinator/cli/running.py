@@ -66,12 +66,13 @@ def chosen_case(options: argparse.Namespace) -> Case:
     """Return the case that the options name, or the one that they make of commands."""
     commands = {side: getattr(options, side) for side in SIDES}
     overrides: Dict[str, Any] = {key: getattr(options, key) for key in _OVERRIDES}
-    chosen = options.case, commands, options.data, options.config, options.assignments, options.accumulate
+    against = getattr(options, "against", None)
+    chosen = options.case, commands, options.data, options.config, options.assignments, options.accumulate, against
     return choose_case(*chosen, **overrides)
 
 
 def _load(options: argparse.Namespace, folder: Path) -> Case:
-    overrides: Dict[str, object] = {key: getattr(options, key) for key in _OVERRIDES}
+    overrides: Dict[str, Any] = {key: getattr(options, key) for key in _OVERRIDES}
     return load_case(folder, options.assignments, **overrides)
 
 

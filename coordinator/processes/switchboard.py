@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from pathlib import Path
-from typing import Callable, Deque, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union
+from typing import Callable, Deque, Dict, Iterable, List, Mapping, Optional, Protocol, Tuple, Type, TypeVar, Union
 
 import numpy as np
 import zmq
@@ -45,6 +45,13 @@ class Interrupted(StepalignError):
     exit_code = 130
 
 
+class Answering(Protocol):
+    """What answers in a worker's place, at once: a recorded side."""
+
+    def answer(self, message: Message) -> Optional[Message]:
+        """Return the answer to a message, or None where there is none to give."""
+
+
 class Switchboard:
     """The coordinator's end of all conversations of one run."""
 
@@ -56,6 +63,7 @@ class Switchboard:
         self._poller.register(self._router, zmq.POLLIN)
         self._workers: Dict[str, WorkerProcess] = {}
         self._memories: Dict[str, Optional[Memory]] = {}
+        self._recorded: Dict[str, Answering] = {}
         self._inbox: Deque[Tuple[str, Union[Message, StepalignError]]] = deque()
         self._on_tick = on_tick
 
@@ -65,9 +73,13 @@ class Switchboard:
         self._memories[worker.spec.role] = worker.memory
         self._poller.register(worker.pidfd, zmq.POLLIN)
 
+    def add_recorded(self, role: str, recorded: Answering) -> None:
+        """Have a recorded side answer for ``role``."""
+        self._recorded[role] = recorded
+
     @property
     def roles(self) -> Tuple[str, ...]:
-        return tuple(self._workers)
+        return (*self._workers, *self._recorded)
 
     def close(self) -> None:
         """Close the sockets; nothing is waited for."""
@@ -77,6 +89,11 @@ class Switchboard:
 
     def send(self, role: str, message: Message) -> None:
         """Send one message to one worker."""
+        if role in self._recorded:
+            answer = self._recorded[role].answer(message)
+            if answer is not None:
+                self._inbox.append((role, answer))
+            return
         try:
             send(self._router, message, role, self._memories.get(role))
         except zmq.ZMQError as error:
@@ -106,7 +123,7 @@ class Switchboard:
 
     def greet(self, timeout_s: float) -> None:
         """Wait until every worker has said who it is; raises if one is not what it was started as."""
-        for role, hello in self.gather(self.roles, messages.Hello, timeout_s, "start").items():
+        for role, hello in self.gather(self._workers, messages.Hello, timeout_s, "start").items():
             worker = self._workers[role]
             if hello.role != role or hello.framework != worker.spec.framework or hello.pid != worker.pid:
                 error = ProtocolError(

@@ -76,10 +76,12 @@ def percent(part: float) -> str:
 
 
 def side_line(name: str, side: SideFacts | None) -> str:
-    """Return ``torch 2.13.0 on cpu``, or that the side never said what it is."""
+    """Return ``torch 2.13.0 on cpu``, when it was recorded if it was, or that the side never said what it is."""
     if side is None:
         return say(f"{name} did not get ready")
-    return say(f"{side.framework} {side.version} on {side.device}")
+    line = say(f"{side.framework} {side.version} on {side.device}")
+    recorded = side.extra.get("recorded")
+    return line if recorded is None else f"{line} ({say(f'recorded {recorded}')})"
 
 
 def case_line(result: Result) -> str:

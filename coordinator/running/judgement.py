@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Optional
+from typing import List, Optional
 
 from stepalign.coordinator.comparison.comparison import AS_USED, Comparison
 from stepalign.coordinator.diagnosis.explain import Evidence, explain
@@ -34,6 +34,7 @@ def judge_run(run: Run, watcher: Watcher) -> None:
             and run.crew is not None
         ):
             watcher.phase(f"replaying step {failure.step} to find the module")
+            run.warnings += _unlocated(run, failure.step)
             located = locate(run.case, run.crew, run.folder, run.session.names, failure, run.batches, watcher.tick)
         if not _clipped(run, failure, located, watcher):
             run.divergence = divergence_of(_place(failure, located))
@@ -52,6 +53,17 @@ def judge_run(run: Run, watcher: Watcher) -> None:
         run.divergence = divergence_of(run.schedule.failures[0])
         run.causes = run.schedule.causes()
         run.inconclusive = False
+
+
+def _unlocated(run: Run, step: int) -> List[str]:
+    """Return a warning where a recorded side keeps no outputs of modules at the step that failed."""
+    recording = run.case.against
+    if recording is None or "activation" in recording.kinds(step):
+        return []
+    return [
+        f"the recorded {recording.side} side keeps no outputs of modules at step {step}: which module differs first cannot "
+        f"be told; record it again with --activations {step}"
+    ]
 
 
 def _place(failure: Comparison, located: Optional[Located]) -> Comparison:

@@ -12,6 +12,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import Case, CaseFile
+from stepalign.coordinator.recordings.recording import open_recording
 from stepalign.coordinator.results.records import read_result, write_json
 from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
 from stepalign.coordinator.sessions.members import Crew, both
@@ -25,7 +26,10 @@ CASE_NAME = "case.json"
 
 def write_case_record(folder: Path, case: Case) -> None:
     """Write what a replay needs to know of the case: its folder, and its values after all that the command line set."""
-    write_json(folder / CASE_NAME, {"folder": str(case.folder), "case": to_plain(case.file)})
+    record = {"folder": str(case.folder), "case": to_plain(case.file)}
+    if case.against is not None:
+        record["against"] = str(case.against.place.resolve())
+    write_json(folder / CASE_NAME, record)
 
 
 def read_case_record(folder: Path) -> Case:
@@ -35,11 +39,12 @@ def read_case_record(folder: Path) -> Case:
         raise CaseError(f"{folder} has no {CASE_NAME}: give the folder of a run")
     record = read_result(path)
     try:
-        case = Case(Path(record["folder"]), from_plain(CaseFile, record["case"]))
+        against = open_recording(Path(record["against"])) if "against" in record else None
+        case = Case(Path(record["folder"]), from_plain(CaseFile, record["case"]), against)
     except (KeyError, TypeError, SchemaError) as error:
         raise CaseError(f"{path}: not a case that stepalign recorded: {error}") from None
     for side in ("torch", "paddle"):
-        if not case.side(side).command and not case.script(side).is_file():
+        if (against is None or side != against.side) and not case.side(side).command and not case.script(side).is_file():
             raise CaseError(f"{path}: the script {case.script(side)} is no longer there: a replay needs the case as it was")
     return case
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List
 
-from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.comparison.comparison import Comparison
+from stepalign.coordinator.recordings.batches import open_batches
 from stepalign.coordinator.results.records import from_strict_number, read_steps
 from stepalign.coordinator.running.locate import compare_modules
 from stepalign.coordinator.running.replay import read_case_record, replay_steps
@@ -30,7 +30,7 @@ def replay_run(folder: Path, step: int, on_tick: Callable[[], None]) -> RunRepla
     if not 0 <= step < len(recorded):
         raise CaseError(f"{folder}: no step {step}: the run finished {len(recorded)} steps, counted from 0")
     case = read_case_record(folder)
-    batches = BatchSource(case)
+    batches = open_batches(case)
     changed = [number for number in range(step + 1) if batches.digest(number) != recorded[number]["batch_digest"]]
     if changed:
         raise CaseError(f"{folder}: the data have changed since: the batch of step {changed[0]} has another digest")

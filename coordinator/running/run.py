@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple
 
-from stepalign.coordinator.cases.batches import BatchSource, batch_sizes
+from stepalign.coordinator.cases.batches import batch_sizes
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.cases.collection import plan_collection
 from stepalign.coordinator.comparison.judge import StepJudge
@@ -17,6 +17,7 @@ from stepalign.coordinator.diagnosis.dropout_draws import compare_draws
 from stepalign.coordinator.diagnosis.preflight import compare_declarations
 from stepalign.coordinator.diagnosis.relevance import settle_by_data
 from stepalign.coordinator.diagnosis.tying import find_untied
+from stepalign.coordinator.recordings.batches import open_batches
 from stepalign.coordinator.results.deliverables import write_loss_log, write_rate_log, write_result
 from stepalign.coordinator.results.records import STEPS_NAME, StepsLog, create_run_folder
 from stepalign.coordinator.results.result import Result
@@ -62,7 +63,7 @@ def run_case(case: Case, out: Optional[Path], watcher: Watcher) -> Tuple[Result,
 def _drive(run: Run, watcher: Watcher) -> None:
     case = run.case
     watcher.phase("reading the data")
-    run.batches = BatchSource(case)
+    run.batches = open_batches(case)
     run.batches[0]
     run.crew = find_crew(case)
     run.warnings += [*run.crew.placement.warnings, *run.crew.placement.notes]
@@ -108,6 +109,8 @@ def _drive(run: Run, watcher: Watcher) -> None:
         judge.begin(run.initial["torch"], run.initial["paddle"])
         kinds, rule = plan_collection(case, torch)
         run.compared = {"tensors": rule, "rates and losses": "every step", "batches": "digest of every step's bytes"}
+        if case.against is not None:
+            run.compared[f"{case.against.side} side"] = f"recorded {case.against.made}, played back from {case.against.place.name}"
         recorder = Recorder(judge, log, case.file.compare.resync, watcher.step)
         run.record = recorder.record
         watcher.worst(run.record.worst)

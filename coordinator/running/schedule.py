@@ -62,7 +62,13 @@ class ScheduleOutcome:
 
 def defines_schedule(case: Case) -> Dict[str, bool]:
     """Say for each side whether its script defines ``schedule`` at its top level."""
-    return {side: not case.side(side).command and _defines(case.script(side), "schedule") for side in SIDES}
+    recording = case.against
+    return {
+        side: recording.schedule is not None
+        if recording is not None and recording.side == side
+        else not case.side(side).command and _defines(case.script(side), "schedule")
+        for side in SIDES
+    }
 
 
 def require_schedule(case: Case) -> None:

@@ -114,13 +114,17 @@ def result_of(run: Run) -> Result:
     elif run.inconclusive:
         verdict = Verdict.INCONCLUSIVE
     extra = run.crew.placement.devices if run.crew is not None else {}
+    recording = run.case.against
+    more = {side: _device_facts(extra.get(side)) for side in ("torch", "paddle")}
+    if recording is not None:
+        more[recording.side]["recorded"] = recording.made
     return Result(
         stepalign=VERSION,
         verdict=verdict,
         case=case_facts(run.case),
         steps_completed=run.record.steps,
-        torch=side_facts(run.facts.get("torch"), run.record.batch_digests[0], _device_facts(extra.get("torch"))),
-        paddle=side_facts(run.facts.get("paddle"), run.record.batch_digests[1], _device_facts(extra.get("paddle"))),
+        torch=side_facts(run.facts.get("torch"), run.record.batch_digests[0], more["torch"]),
+        paddle=side_facts(run.facts.get("paddle"), run.record.batch_digests[1], more["paddle"]),
         series=series_of(run.record),
         first_divergence=run.divergence if verdict is Verdict.DIVERGED else None,
         known_differences=tuple(run.record.known.values()),

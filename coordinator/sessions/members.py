@@ -7,7 +7,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 from stepalign.coordinator.cases.case import SIDES, Case
 from stepalign.coordinator.devices.cores import available_cores
@@ -18,6 +18,7 @@ from stepalign.coordinator.environments.interpreters import Interpreter, Interpr
 from stepalign.coordinator.processes.worker_process import WorkerSpec
 from stepalign.coordinator.sessions.session import Member
 from stepalign.protocol.errors import CaseError
+from stepalign.protocol.messages import WorkerFacts
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Crew:
     def member(self, case: Case, side: str, folder: Path, role: str = "") -> Member:
         """Return the worker of ``side``; ``role`` names it where one side has two."""
         role = role or side
+        if case.against is not None and case.against.side == side:
+            spec = WorkerSpec(role=role, framework=side, interpreter=Path(), log=folder / f"{role}.log")
+            return Member(role, side, spec, case.against.facts.device, 0, recording=case.against)
         device = self.placement.devices[side]
         words = case.command(side)
         spec = WorkerSpec(
@@ -47,28 +51,41 @@ class Crew:
         return Member(role, side, spec, device.kind, device.threads)
 
 
-def find_crew(case: Case) -> Crew:
-    """Return who runs the case. Raises EnvironmentFailure with the command that mends what is missing."""
+def find_crew(case: Case, sides: Sequence[str] = SIDES) -> Crew:
+    """Return who runs the case, or only some ``sides`` of it; one that is recorded needs nobody.
+
+    Raises EnvironmentFailure with the command that mends what is missing.
+    """
+    recording = case.against
+    live = [side for side in sides if recording is None or side != recording.side]
     interpreters: Dict[str, Interpreter] = {}
     facts: Dict[str, InterpreterFacts] = {}
-    for side in SIDES:
+    for side in live:
         interpreter = _interpreter(case, side)
         interpreters[side] = interpreter
         if _is_python(interpreter.path):
             facts[side] = probe(interpreter)
     placement = place(
-        {side: case.side(side).device for side in SIDES},
+        {side: case.side(side).device if side in live else "cpu" for side in SIDES},
         {side: side in facts and bool(facts[side].cuda.get(side)) for side in SIDES},
         gpu_inventory().gpus,
         available_cores(),
-        case.file.threads or None,
+        case.file.threads or (None if recording is None else _recorded_threads(recording.facts)),
     )
+    if len(live) < len(SIDES):  # what is said of a side that is not started is not true of it
+        placement = Placement({side: placement.devices[side] for side in live}, placement.warnings)
     return Crew(interpreters, facts, placement)
 
 
 def both(case: Case, crew: Crew, folder: Path) -> Tuple[Member, Member]:
     """Return the two workers of a case: torch, the reference, and paddle, the candidate."""
     return crew.member(case, "torch", folder), crew.member(case, "paddle", folder)
+
+
+def _recorded_threads(facts: WorkerFacts) -> Optional[int]:
+    """Return how many threads a recorded side had, so that the live one has as many."""
+    threads = facts.settings.get("threads")
+    return threads if isinstance(threads, int) and threads > 0 else None
 
 
 def _interpreter(case: Case, side: str) -> Interpreter:

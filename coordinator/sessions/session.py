@@ -23,6 +23,8 @@ from stepalign.coordinator.processes.private_folder import PrivateFolder
 from stepalign.coordinator.processes.stopping import stop_workers
 from stepalign.coordinator.processes.switchboard import Switchboard, note_fault
 from stepalign.coordinator.processes.worker_process import WorkerProcess, WorkerSpec
+from stepalign.coordinator.recordings.playback import Playback
+from stepalign.coordinator.recordings.recording import Recording
 from stepalign.coordinator.sessions.dropout_places import shared_places
 from stepalign.coordinator.sessions.lockstep import Lockstep, StepPair, StepPlan
 from stepalign.coordinator.sessions.naming import NameMap, match_names
@@ -38,7 +40,10 @@ Task = Literal["train", "schedule", "optimizer"]
 
 @dataclass(frozen=True)
 class Member:
-    """One worker of a session. ``side`` says whose script and framework it runs; ``role`` is its own name."""
+    """One worker of a session. ``side`` says whose script and framework it runs; ``role`` is its own name.
+
+    Where there is a ``recording`` nothing is started: the recorded side answers.
+    """
 
     role: str
     side: str
@@ -46,13 +51,14 @@ class Member:
     device: str
     threads: int
     jitter: bool = False
+    recording: Optional[Recording] = None
 
 
 class Session:
-    """Two workers of one case: ``members[0]`` is the reference, ``members[1]`` the candidate."""
+    """Two workers of one case: ``members[0]`` is the reference, ``members[1]`` the candidate; or one side's alone."""
 
     def __init__(
-        self, case: Case, members: Tuple[Member, Member], task: Task, on_tick: Callable[[], None]
+        self, case: Case, members: Tuple[Member, ...], task: Task, on_tick: Callable[[], None]
     ) -> None:
         self._case = case
         self._members = members
@@ -102,6 +108,9 @@ class Session:
         write_payload(payload)
         self._switchboard = Switchboard(private, self._on_tick)
         for member in self._members:
+            if member.recording is not None:
+                self._switchboard.add_recorded(member.role, Playback(member.recording, member.jitter))
+                continue
             worker = WorkerProcess(member.spec, payload, self._switchboard.endpoint, private)
             self._workers.append(worker)
             self._switchboard.add(worker)
@@ -110,16 +119,20 @@ class Session:
 
     def build(self) -> None:
         """Have both sides import their framework and build their training; match their tensors by name."""
+        self.build_sides()
+        self.names = self._match()
+        if self._case.file.compare.dropout == "shared":
+            self._share_dropout()
+        self._forget_names()
+
+    def build_sides(self) -> None:
+        """Have all members import their framework and build their training."""
         requests = {member.role: self._configuration(member) for member in self._members}
         ready = self.switchboard.ask(requests, messages.Ready, self._case.file.deadline.build_s, "build")
         for member in self._members:
             answer = ready[member.role]
             self._take_facts(member, answer.facts)
             self.declarations[member.role] = answer.declaration
-        self.names = self._match()
-        if self._case.file.compare.dropout == "shared":
-            self._share_dropout()
-        self._forget_names()
 
     def build_schedules(self) -> Dict[str, messages.ScheduleReady]:
         """Have both sides build their optimizer and scheduler alone."""

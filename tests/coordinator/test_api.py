@@ -64,7 +64,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 def test_the_stable_names_are_these() -> None:
-    assert stepalign.__all__ == ["CaseError", "Result", "StepalignError", "Verdict", "__version__", "run", "schedule"]
+    assert stepalign.__all__ == ["CaseError", "Result", "StepalignError", "Verdict", "__version__", "record", "run", "schedule"]
     assert {name for name in dir(stepalign.Result) if not name.startswith("_")} == {
         "assert_aligned", "causes", "error", "exit_code", "first_divergence", "headline", "is_aligned", "known_differences",
         "rate_steps", "series", "steps_completed", "text", "verdict", "warnings",
@@ -73,7 +73,8 @@ def test_the_stable_names_are_these() -> None:
     assert {verdict.value for verdict in stepalign.Verdict} == {"aligned", "diverged", "inconclusive", "failed"}
     run, schedule = inspect.signature(stepalign.run), inspect.signature(stepalign.schedule)
     assert list(run.parameters) == [
-        "case_folder", "torch", "paddle", "data", "config", "accumulate", "steps", "mode", "dtype", "seed", "assignments", "out",
+        "case_folder", "torch", "paddle", "data", "config", "accumulate", "against", "steps", "mode", "dtype", "seed",
+        "assignments", "out",
     ]  # fmt: skip
     assert list(schedule.parameters) == ["case_folder", "steps", "assignments", "out"]
 

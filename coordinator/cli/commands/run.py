@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from stepalign.coordinator.cli.command import Command
 from stepalign.coordinator.cli.options import add_case_options, add_case_or_commands, add_output
@@ -10,6 +11,9 @@ from stepalign.coordinator.cli.options import add_case_options, add_case_or_comm
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_case_or_commands(parser)
+    parser.add_argument(
+        "--against", type=Path, metavar="RECORDING", help="what `stepalign record` wrote stands for one side"
+    )
     add_case_options(parser)
     add_output(parser)
 
@@ -37,6 +41,7 @@ scripts that own their loop; each needs four lines for it, see docs/scripts.md.
             "two training scripts that own their loop",
             "stepalign run --torch 'python train.py' --paddle 'python port.py' --data data.npz --steps 5",
         ),
+        ("compare with a side that was recorded elsewhere", "stepalign run my_case --against my_case-torch.zip"),
         ("in a CI job", "stepalign run my_case --quiet --out result --junit result.xml"),
     ),
 )
