@@ -11,6 +11,7 @@ from stepalign.protocol.specs import Declaration
 
 Kinds = Callable[[int], Tuple[str, ...]]
 
+_STATE = ("optimizer_state", "parameter", "buffer")
 _STATE_TENSORS = 2
 """Optimizer state counts as this many tensors for each parameter: Adam's two moments."""
 
@@ -47,11 +48,18 @@ def plan_collection(case: Case, declaration: Declaration) -> Tuple[Kinds, str]:
     if size_bytes <= case.file.collect.budget_mib << 20:
         return (lambda step: _with_resync(wanted, step, resync)), f"{listed}: whole tensors, every step"
     chosen = {0, 1, 2, last}
+    before = tuple(kind for kind in wanted if kind in _STATE)
     rule = (
         f"{listed}: whole tensors at steps {', '.join(str(step) for step in sorted(chosen) if step <= last)} only; "
         f"a step moves {size_bytes >> 20} MiB a side, more than collect.budget_mib = {case.file.collect.budget_mib}"
     )
-    return (lambda step: _with_resync(wanted if step in chosen else (), step, resync)), rule
+
+    def kinds(step: int) -> Tuple[str, ...]:
+        """Ask for what an update starts from, too, one step before the last: without it no rule can be held against it."""
+        asked = wanted if step in chosen else before if step == last - 1 else ()
+        return _with_resync(asked, step, resync)
+
+    return kinds, rule
 
 
 def _with_resync(kinds: Tuple[str, ...], step: int, resync: int) -> Tuple[str, ...]:

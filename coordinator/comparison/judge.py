@@ -89,7 +89,11 @@ class StepJudge:
         self._allowances.drift = 0.0
 
     def judge(self, pair: StepPair) -> StepJudgement:
-        """Return the judgement of one step."""
+        """Return the judgement of one step.
+
+        State that comes alone after a step without any is what the next update starts from: nothing is known that it
+        could be held against.
+        """
         sides = (pair.reference, pair.candidate)
         self._turned.expect(sum(_size_bytes(named) for side in sides for named in side.tensors.values()))
         known: List[KnownDifference] = []
@@ -106,10 +110,11 @@ class StepJudge:
             comparisons += self._gradients.judge(pair.step, raw, used, known)
         after, state = self._canonical(sides, "parameter"), self._canonical_state(sides)
         floor = self._allowances.noise_floor(raw[0])
-        if after[0] and after[1]:
+        start = not (self._before[0] or raw[0] or raw[1])
+        if after[0] and after[1] and not start:
             comparisons += self._judge_updates(pair, raw, used, state, after, floor, known)
         buffers = self._canonical(sides, "buffer")
-        if buffers[0] or buffers[1]:
+        if (buffers[0] or buffers[1]) and not start:
             wandering = [name for name, array in raw[0].items() if is_noise(array, floor, self._allowances.size)]
             comparisons += self._buffers.judge(pair.step, self._before, buffers, wandering, known)
         comparisons = self._comparer.complete(comparisons)

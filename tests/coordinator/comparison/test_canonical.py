@@ -91,6 +91,21 @@ def test_a_kind_that_a_step_did_not_collect_is_forgotten() -> None:
     assert "parameter" in kinds[0] and "parameter" not in kinds[1] and "parameter" in kinds[2]
 
 
+def test_state_that_comes_alone_is_what_the_next_update_starts_from() -> None:
+    initial, pairs = train(5)
+    for step, kept in ((1, ()), (2, ()), (3, ("parameter", "optimizer_state", "buffer"))):
+        sides = [
+            replace(side, tensors={kind: side.tensors[kind] for kind in kept})
+            for side in (pairs[step].reference, pairs[step].candidate)
+        ]
+        pairs[step] = replace(pairs[step], reference=sides[0], candidate=sides[1])
+    judgements = judge(pairs, initial)
+    assert [sum(item.kind == "parameter" for item in judgement.comparisons) for judgement in judgements] == [3, 0, 0, 0, 3]
+    failure = judgements[4].first_failure()
+    assert failure is not None and failure.name == "b.weight" and "departs from torch's rule" in failure.reason
+    assert all(judgement.first_failure() is None for judgement in judgements[:4])
+
+
 def test_a_turned_array_is_made_once_until_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     turned = Turned()
     arrays = {name: np.arange(6.0).reshape(2, 3).T for name in ("a", "b")}
