@@ -143,12 +143,15 @@ class StateLoaded:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input, and what to collect in that step."""
+    """One step's input, and what to collect in that step. ``again``: the arrays are those of the batch before, none are
+    sent.
+    """
 
     step: int
     arrays: Named
     kinds: Tuple[str, ...] = ()
     activations: Tuple[str, ...] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Dict, Optional, Tuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from stepalign.protocol.memory import Memory
 from stepalign.protocol.messages import PROTOCOL_VERSION, Message, Named
 from stepalign.protocol.sockets import connect_dealer, receive, send
 from stepalign.protocol.status import StatusWriter
-from stepalign.protocol.tensors import DTYPES, LARGE_SIZE_BYTES
+from stepalign.protocol.tensors import DTYPES, LARGE_SIZE_BYTES, digest
 from stepalign.workers.capture import own_room, same_bytes
 
 
@@ -53,6 +53,8 @@ class Client:
         self._socket = connect_dealer(self._context, endpoint, role)
         self._access: Optional[StateAccess] = None
         self._memory = memory
+        self._batch: Optional[messages.Batch] = None
+        self._digest: Optional[str] = None
         self.send(
             messages.Hello(PROTOCOL_VERSION, role, framework, os.getpid(), platform.python_version(), sys.executable)
         )
@@ -89,11 +91,30 @@ class Client:
         while True:
             message = self.receive()
             if isinstance(message, messages.Batch):
-                return message
+                return self._take(message)
             if isinstance(message, messages.Finish):
                 return None
             self.send(self.answer(message))
             self.status.leave_step()
+
+    def _take(self, batch: messages.Batch) -> messages.Batch:
+        """Return a batch with its arrays: its own, or those that were kept of the batch before."""
+        if batch.again:
+            if self._batch is None or batch.arrays:
+                raise ProtocolError(f"step {batch.step} repeats a batch, but none came before it or it has its own")
+            batch = replace(batch, arrays=self._batch.arrays, again=False)
+        else:
+            self._digest = None
+        self._batch = batch
+        return batch
+
+    def batch_digest(self, batch: messages.Batch) -> str:
+        """Return the digest of a batch's bytes as they came; of one that is repeated it is known already."""
+        if self._batch is None or batch.arrays is not self._batch.arrays:
+            return digest(batch.arrays)
+        if self._digest is None:
+            self._digest = digest(batch.arrays)
+        return self._digest
 
     def report(self, result: messages.StepResult) -> None:
         """Report a finished step."""

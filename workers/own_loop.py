@@ -21,7 +21,6 @@ from stepalign.protocol.errors import CaseError, ProtocolError, StepalignError
 from stepalign.protocol.memory import inherit_memory
 from stepalign.protocol.script import ScriptError, trim_traceback
 from stepalign.protocol.specs import Declaration
-from stepalign.protocol.tensors import digest
 from stepalign.workers import isolation, jitter
 from stepalign.workers.capture import Capture
 from stepalign.workers.client import Client, StateAccess
@@ -115,7 +114,7 @@ class Attached:
                 step=batch.step,
                 lr=outcome.lr,
                 loss=outcome.loss,
-                batch_digest=digest(batch.arrays),
+                batch_digest=self._client.batch_digest(batch),
                 tensors=outcome.tensors,
                 other_frameworks_loaded=isolation.loaded_frameworks_besides(self._framework),
                 seconds=time.perf_counter() - self._started_s,

@@ -22,7 +22,6 @@ from stepalign.protocol import messages
 from stepalign.protocol.errors import CaseError, EnvironmentFailure, ProtocolError
 from stepalign.protocol.script import CaseView, ScriptError, call_script, find_function, load_script
 from stepalign.protocol.specs import Declaration
-from stepalign.protocol.tensors import digest
 from stepalign.workers import isolation, jitter
 from stepalign.workers.capture import Capture, Settings
 from stepalign.workers.client import Client, StateAccess
@@ -242,7 +241,7 @@ def run_step(
         step=batch.step,
         lr=outcome.lr,
         loss=outcome.loss,
-        batch_digest=digest(batch.arrays),
+        batch_digest=client.batch_digest(batch),
         tensors=outcome.tensors,
         other_frameworks_loaded=isolation.loaded_frameworks_besides(framework),
         seconds=time.perf_counter() - started,

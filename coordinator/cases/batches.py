@@ -30,6 +30,7 @@ class BatchSource:
         self._case = case
         self._kept: List[Batch] = []
         self._constant: Optional[Batch] = None
+        self._constant_digest = ""
         self._rest: Optional[Iterator[Any]] = None
         data = case.file.data
         source = data.source or ""
@@ -63,7 +64,11 @@ class BatchSource:
 
     def digest(self, step: int) -> str:
         """Return the digest of the bytes of ``step``'s batch."""
-        return digest(self[step])
+        if self._constant is None:
+            return digest(self[step])
+        if not self._constant_digest:
+            self._constant_digest = digest(self._constant)
+        return self._constant_digest
 
     def _read_ahead(self) -> None:
         """Read all steps now, so that too few batches are known before a worker starts; unless that takes much

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from pathlib import Path
-from typing import Callable, Deque, Dict, Iterable, List, Mapping, Optional, Protocol, Tuple, Type, TypeVar, Union
+from typing import Callable, Deque, Dict, Iterable, List, Mapping, Optional, Protocol, Tuple, Type, TypeVar, Union, cast
 
 import numpy as np
 import zmq
@@ -189,7 +189,7 @@ class Switchboard:
 
     def _drain(self, patience_s: float = 0.0) -> None:
         """Take in what came; with ``patience_s``, until nothing more has come for so long."""
-        while len(self._inbox) < _MAX_WAITING and self._router.poll(int(patience_s * 1000), zmq.POLLIN):
+        while len(self._inbox) < _MAX_WAITING and self._has_message(patience_s):
             role, message = receive_from(self._router, self._memories)
             if role not in self._workers:
                 continue
@@ -200,6 +200,11 @@ class Switchboard:
                 self._inbox.append((role, self._as_error(role, message)))
             else:
                 self._inbox.append((role, message))
+
+    def _has_message(self, patience_s: float) -> bool:
+        if cast(int, self._router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            return True
+        return patience_s > 0 and bool(self._router.poll(int(patience_s * 1000), zmq.POLLIN))
 
     def _whereabouts(self, role: str) -> Tuple[str, Optional[int]]:
         status = self._workers[role].status()

@@ -125,7 +125,6 @@ def measure_noise(
     case: Case, crew: Crew, folder: Path, names: NameMap, steps: int, batches: BatchSource, on_tick: Callable[[], None]
 ) -> Noise:
     """Run the control for so many steps and return what it showed."""
-    give_pages_back: Callable[[], None] = lambda: None
     reference = crew.member(case, "torch", folder, "reference")
     control = replace(crew.member(case, "torch", folder, CONTROL_ROLE), jitter=True)
     noise = Noise()
@@ -133,7 +132,7 @@ def measure_noise(
     def take(pair: StepPair) -> None:
         noise.note("loss", "loss", pair.step, pair.reference.loss, pair.candidate.loss)
         for kind in ("gradient", "parameter", "buffer"):
-            give_pages_back()
+            session.switchboard.give_pages_back()
             _note_all(
                 noise,
                 kind,
@@ -146,7 +145,7 @@ def measure_noise(
             canonical_state(names, "torch", side.tensors.get("optimizer_state", {}))
             for side in (pair.reference, pair.candidate)
         )
-        give_pages_back()
+        session.switchboard.give_pages_back()
         for name in ours.keys() & theirs.keys():
             for slot in ours[name].keys() & theirs[name].keys():
                 noise.note("optimizer_state", f"{name}/{slot}", pair.step, ours[name][slot], theirs[name][slot])
@@ -155,7 +154,6 @@ def measure_noise(
         session.start()
         session.build()
         session.exchange_weights()
-        give_pages_back = session.switchboard.give_pages_back
         planned, _ = plan_collection(case, session.declarations["reference"])
 
         def kinds(step: int) -> Tuple[str, ...]:

@@ -23,6 +23,9 @@ BATCHES_AHEAD = 2
 MAX_LEAD = 4
 LEAD_SIZE_BYTES = 512 << 20
 _TICK_S = 0.1
+_AT_ONCE_S = 0.002
+"""A pair of small values is compared on the thread that listens if the last one took no longer."""
+
 _MAY_BE_ABSENT = frozenset({"used_gradient"})
 """Kinds that a worker leaves out where they say no more than another one."""
 
@@ -75,6 +78,9 @@ class Lockstep:
         self._busy_since: Dict[str, float] = {}
         self._states: Dict[int, LoadState] = {}
         self._loading = 0
+        self._last_sent: Dict[str, Named] = {}
+        self._digests: Dict[int, str] = {}
+        self._compare_s = 0.0
         self._compared: Deque["Future[None]"] = deque()
         self._done = 0
 
@@ -86,13 +92,27 @@ class Lockstep:
         self._sent = dict.fromkeys(self._roles, plan.first)
         self._answered = dict.fromkeys(self._roles, plan.first)
         self._done = plan.first
+        self._last_sent = {}
+        self._digests = {}
         with ThreadPoolExecutor(1, thread_name_prefix="stepalign-compare") as pool:
             while self._done < plan.last:
                 self._collect_compared()
                 for role in self._roles:
                     self._send_ahead(role, plan)
-                self._receive(plan, lambda pair: self._compared.append(pool.submit(on_pair, pair)))
+                self._receive(plan, lambda pair: self._compare(pair, on_pair, pool))
             self._collect_compared(wait=True)
+
+    def _compare(self, pair: StepPair, on_pair: Callable[[StepPair], None], pool: ThreadPoolExecutor) -> None:
+        """Have a pair compared beside the steps; at once, where handing it over takes longer than comparing it."""
+        if self._compared or self._compare_s > _AT_ONCE_S or _has_tensors(pair):
+            self._compared.append(pool.submit(self._timed, on_pair, pair))
+        else:
+            self._timed(on_pair, pair)
+
+    def _timed(self, on_pair: Callable[[StepPair], None], pair: StepPair) -> None:
+        started = time.monotonic()
+        on_pair(pair)
+        self._compare_s = time.monotonic() - started
 
     def _collect_compared(self, wait: bool = False) -> None:
         while self._compared and (wait or self._compared[0].done()):
@@ -103,10 +123,13 @@ class Lockstep:
             step = self._sent[role]
             if not self._resynchronised(role, step, plan):
                 return
-            arrays, _ = self._batch(step)
+            arrays, digest = self._batch(step)
+            self._digests[step] = digest
+            again = self._last_sent.get(role) is arrays
+            self._last_sent[role] = arrays
             if self._sent[role] == self._answered[role]:
                 self._busy_since[role] = time.monotonic()
-            self._switchboard.send(role, Batch(step, arrays, plan.kinds(step), plan.activations(step)))
+            self._switchboard.send(role, Batch(step, {} if again else arrays, plan.kinds(step), plan.activations(step), again))
             self._sent[role] += 1
 
     def _has_credit(self, role: str, plan: StepPlan) -> bool:
@@ -178,8 +201,12 @@ class Lockstep:
         if len(pair) == len(self._roles):
             del self._results[message.step]
             self._done += 1
-            _, digest = self._batch(message.step)
+            digest = self._digests.pop(message.step)
             submit(StepPair(message.step, pair[self._roles[0]], pair[self._roles[1]], digest))
+
+
+def _has_tensors(pair: StepPair) -> bool:
+    return any(side.tensors.values() for side in (pair.reference, pair.candidate))
 
 
 def _out_of_turn(role: str, message: Message) -> Exception:

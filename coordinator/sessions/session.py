@@ -195,21 +195,14 @@ class Session:
     def step(self, plan: StepPlan, batches: BatchSource, on_pair: Callable[[StepPair], None]) -> None:
         """Run the plan's steps on both sides."""
         reference, candidate = (member.role for member in self._members)
-        digests: Dict[int, str] = {}
-
-        def batch(step: int) -> Tuple[Named, str]:
-            if step not in digests:
-                digests[step] = batches.digest(step)
-            return batches[step], digests[step]
-
         Lockstep(
             self.switchboard,
             reference,
             candidate,
-            batch,
+            lambda step: (batches[step], batches.digest(step)),
             self._case.file.deadline.step_s,
             self._carry_state,
-            lambda role, kinds: step_size_bytes(self.declarations[role], kinds),
+            functools.cache(lambda role, kinds: step_size_bytes(self.declarations[role], kinds)),
         ).run(plan, on_pair)
 
     def _carry(self, source: str, arrays: Named, target: str) -> Named:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from stepalign.protocol import messages
 from stepalign.protocol.errors import ProtocolError
 from stepalign.protocol.sockets import bind_router, ipc_endpoint, receive_from, send
 from stepalign.protocol.status import Status, create_status, read_status
+from stepalign.protocol.tensors import digest
+from stepalign.workers import client as client_module
 from stepalign.workers.client import Client, StateAccess
 
 
@@ -78,6 +80,40 @@ def test_batches_come_in_order_and_then_the_end(desk: Desk) -> None:
     second = desk.client.next_batch()
     assert second is not None and second.step == 1
     assert desk.client.next_batch() is None
+
+
+def test_a_batch_that_is_repeated_is_kept_with_the_digest_of_what_came(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = messages.Batch(2, {"x": np.arange(4)})
+    again = messages.Batch(1, {}, ("gradient",), again=True)
+    desk.say(BATCH, again, other, messages.Batch(3, {}, again=True))
+    counted: list[str] = []
+    monkeypatch.setattr(client_module, "digest", lambda arrays: counted.append(digest(arrays)) or counted[-1])
+    seen = []
+    for _ in range(4):
+        batch = desk.client.next_batch()
+        assert batch is not None and not batch.again
+        assert desk.client.batch_digest(batch) == digest(batch.arrays)
+        seen.append((batch.step, batch.kinds, batch.arrays["x"].tolist()))
+    assert seen == [(0, ("parameter",), [0, 1, 2]), (1, ("gradient",), [0, 1, 2]), (2, (), [0, 1, 2, 3]), (3, (), [0, 1, 2, 3])]
+    assert len(counted) == 2
+
+
+def test_a_digest_of_other_arrays_is_their_own(desk: Desk) -> None:
+    desk.say(BATCH)
+    batch = desk.client.next_batch()
+    assert batch is not None
+    made = replace(batch, arrays={"x": batch.arrays["x"] + 1})
+    assert desk.client.batch_digest(made) == digest(made.arrays) != desk.client.batch_digest(batch)
+
+
+@pytest.mark.parametrize("first", [(), (BATCH,)])
+def test_a_repetition_of_nothing_or_with_arrays_of_its_own_is_refused(desk: Desk, first: tuple[messages.Batch, ...]) -> None:
+    arrays = BATCH.arrays if first else {}
+    desk.say(*first, messages.Batch(1, arrays, again=True))
+    for _ in first:
+        desk.client.next_batch()
+    with pytest.raises(ProtocolError, match="step 1 repeats a batch, but none came before it or it has its own"):
+        desk.client.next_batch()
 
 
 def test_weights_are_sent_when_asked_for_before_the_next_batch(desk: Desk) -> None:

@@ -245,6 +245,33 @@ def test_slow_comparing_holds_the_workers_back() -> None:
     assert lead[0] <= MAX_LEAD
 
 
+def test_a_batch_is_sent_once_while_it_is_the_same_and_again_when_it_changes() -> None:
+    board = ListBoard()
+    first, second = {"x": np.zeros(2)}, {"x": np.zeros(2)}
+    order = [first, first, second, second, first]
+    digests: list[str] = []
+    lockstep = Lockstep(board, "torch", "paddle", lambda step: (order[step], f"d{step}"), 10.0)  # type: ignore[arg-type]
+    lockstep.run(StepPlan(0, 5, lambda step: (), lambda step: ()), lambda pair: digests.append(pair.batch_digest))
+    for role in ("torch", "paddle"):
+        batches = [message for message in board.sent[role] if isinstance(message, Batch)]
+        assert [batch.again for batch in batches] == [False, True, False, True, False]
+        assert [bool(batch.arrays) for batch in batches] == [True, False, True, False, True]
+    assert digests == [f"d{step}" for step in range(5)]
+
+
+def test_small_values_are_compared_at_once_until_that_takes_long() -> None:
+    threads: list[str] = []
+
+    def compare(pair: StepPair) -> None:
+        threads.append(threading.current_thread().name)
+        if pair.step == 2:
+            time.sleep(0.01)
+
+    drive(ListBoard(), 5, compare)
+    assert threads[:3] == ["MainThread"] * 3
+    assert threads[3].startswith("stepalign-compare")
+
+
 @pytest.mark.parametrize(
     ("size_bytes", "room", "lead"),
     [
