@@ -14,11 +14,11 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks import lockstep_rows, single_rows
+from benchmarks import lockstep_rows, single_rows, step4_rows
 from benchmarks.machine import machine_facts
 from benchmarks.row import Options, Row
 
-ROWS: tuple[Row, ...] = (*lockstep_rows.ROWS[:4], *single_rows.ROWS, *lockstep_rows.ROWS[4:])
+ROWS: tuple[Row, ...] = (*lockstep_rows.ROWS[:4], *single_rows.ROWS, *lockstep_rows.ROWS[4:], *step4_rows.ROWS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.timing import pythons
+from stepalign.coordinator.comparison import compiled
 from stepalign.coordinator.devices.cores import available_cores
 
 _VERSIONS = """
@@ -27,6 +28,7 @@ def machine_facts() -> dict[str, str]:
         "load": " ".join(f"{load:.2f}" for load in os.getloadavg()) + " (1, 5 and 15 minutes)",
         "kernel": platform.release(),
         "coordinator": f"Python {platform.python_version()}, " + ", ".join(_named(("numpy", "pyzmq", "msgpack"))),
+        "loops": compiled.describe(),
     }
     for side, python in pythons().items():
         done = subprocess.run([str(python), "-I", "-c", _VERSIONS], capture_output=True, text=True, check=False)

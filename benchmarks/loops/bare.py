@@ -18,34 +18,49 @@ class Training:
         self.model, self.loss, self.optimizer, self.scheduler = model, loss, optimizer, scheduler
 
 
-def main(framework, folder, steps, options):
-    """Import, build, and train ``steps`` steps; the loss is read at every step, as a loop that logs it does."""
-    for name in ("stepalign", "stepalign.workers"):
-        sys.modules[name] = types.ModuleType(name)
+def framework_of(name):
+    """Import the framework that a side is written in, seeded, and make the case's scripts importable without stepalign."""
+    for module in ("stepalign", "stepalign.workers"):
+        sys.modules[module] = types.ModuleType(module)
     sys.modules["stepalign.workers"].Training = Training
-    sys.path.insert(0, str(folder))
-    if framework == "torch":
+    if name == "torch":
         import torch
 
         torch.manual_seed(0)
-    else:
-        import paddle
+        return torch
+    import paddle
 
-        paddle.seed(0)
+    paddle.seed(0)
+    return paddle
+
+
+def build(name, folder, options):
+    """Return what the side's own script builds."""
+    sys.path.insert(0, str(folder))
+    return __import__(f"{name}_side").build(types.SimpleNamespace(options=options, folder=folder))
+
+
+def read_batch(name, folder):
+    """Return the case's one batch as the framework's tensors."""
+    import numpy
+
+    framework = sys.modules[name]
+    make = framework.from_numpy if name == "torch" else framework.to_tensor
+    return {key: make(array) for key, array in numpy.load(folder / "data.npz").items()}
+
+
+def main(framework, folder, steps, options):
+    """Import, build, and train ``steps`` steps; the loss is read at every step, as a loop that logs it does."""
+    framework_of(framework)
     imported = time.monotonic()
     if steps < 0:
         print(json.dumps({"imported": imported}))
         return
-    module = __import__(f"{framework}_side")
-    training = module.build(types.SimpleNamespace(options=options, folder=folder))
+    training = build(framework, folder, options)
     built = time.monotonic()
-    import numpy
-
-    arrays = dict(numpy.load(folder / "data.npz"))
-    make = torch.from_numpy if framework == "torch" else paddle.to_tensor
+    batch = read_batch(framework, folder)
     clear = training.optimizer.zero_grad if framework == "torch" else training.optimizer.clear_grad
     training.model.eval()
-    batch = {name: make(array) for name, array in arrays.items()}
     ends, cpu = [], []
     for _ in range(steps):
         clear()
