@@ -38,8 +38,14 @@ def bind_router(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zm
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.SNDHWM, 1000)
     socket.setsockopt(zmq.RCVHWM, 1000)
+    socket.setsockopt(zmq.MAXMSGSIZE, _largest_frame_bytes())
     socket.bind(endpoint)
     return socket
+
+
+def _largest_frame_bytes() -> int:
+    """Return the size of this machine's memory: a frame that promises more is refused before room is made for it."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def connect_dealer(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, identity: str) -> "zmq.Socket[bytes]":
@@ -47,6 +53,7 @@ def connect_dealer(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, ide
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.IDENTITY, identity.encode())
+    socket.setsockopt(zmq.MAXMSGSIZE, _largest_frame_bytes())
     socket.connect(endpoint)
     return socket
 

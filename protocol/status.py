@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional
 SIZE_BYTES = 64
 _LAYOUT = struct.Struct("<q16s")
 _PID = struct.Struct("<q")
-_PID_OFFSET = 32
+_PID_OFFSET, _GUARD_OFFSET = 32, 40
 
 
 class Status(NamedTuple):
@@ -54,9 +54,18 @@ def create_status(path: str) -> int:
 
 
 def note_pid(path: str) -> None:
-    """Note that this process is the worker: from here on it is guarded, and tells its stacks on SIGUSR1."""
+    """Note that this process is the worker: from here on it tells its stacks on SIGUSR1."""
+    _note(path, _PID_OFFSET)
+
+
+def note_guard(path: str) -> None:
+    """Note that this process stands guard over a worker."""
+    _note(path, _GUARD_OFFSET)
+
+
+def _note(path: str, offset: int) -> None:
     with open(path, "r+b", buffering=0) as file:
-        os.pwrite(file.fileno(), _PID.pack(os.getpid()), _PID_OFFSET)
+        os.pwrite(file.fileno(), _PID.pack(os.getpid()), offset)
 
 
 def read_pid(descriptor: int) -> Optional[int]:
@@ -69,6 +78,11 @@ def read_status(descriptor: int) -> Status:
     """Return what the worker noted last."""
     step, phase = _LAYOUT.unpack(_page(descriptor, 0, _LAYOUT.size))
     return Status(None if step < 0 else step, phase.rstrip(b"\0").decode("ascii", "replace"))
+
+
+def is_guarded(descriptor: int) -> bool:
+    """Say whether a guard stands over the worker."""
+    return _PID.unpack(_page(descriptor, _GUARD_OFFSET, _PID.size)) != (0,)
 
 
 def _page(descriptor: int, offset: int, size_bytes: int) -> bytes:

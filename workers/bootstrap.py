@@ -20,7 +20,7 @@ def main() -> NoReturn:
     """
     if startup.COMMAND_MARK in os.environ:
         startup.run_command(sys.argv[1:])
-    guard.stand(int(os.environ["STEPALIGN_LIFELINE"]))
+    guard.stand(int(os.environ["STEPALIGN_LIFELINE"]), os.environ["STEPALIGN_STATUS"])
     role = os.environ["STEPALIGN_ROLE"]
     framework = os.environ["STEPALIGN_FRAMEWORK"]
     endpoint = os.environ["STEPALIGN_ENDPOINT"]

@@ -55,17 +55,26 @@ class Client:
         self._memory = memory
         self._batch: Optional[messages.Batch] = None
         self._digest: Optional[str] = None
+        self._pid = os.getpid()
         self.send(
             messages.Hello(PROTOCOL_VERSION, role, framework, os.getpid(), platform.python_version(), sys.executable)
         )
 
     def send(self, message: Message) -> None:
         """Send one message; its large arrays must not change until the coordinator has answered."""
+        self._end_forks()
         send(self._socket, message, memory=self._memory)
 
     def receive(self) -> Message:
         """Wait for the coordinator's next message."""
+        self._end_forks()
         return receive(self._socket, self._memory)
+
+    def _end_forks(self) -> None:
+        """End this process if it is a child that a script forked and let go on: there is one worker a side."""
+        if os.getpid() != self._pid:
+            print("stepalign: a child that the script forked went on as if it were the worker: it ends here", file=sys.stderr)
+            os._exit(0)
 
     def room(self, shape: Tuple[int, ...], dtype: str) -> np.ndarray:
         """Return an array to copy a tensor into that is to be reported: in shared memory if it is large and fits."""

@@ -18,7 +18,8 @@ import signal
 import time
 from typing import List, NoReturn, Union
 
-from stepalign.workers import lifeline
+from stepalign.protocol import lifeline
+from stepalign.protocol.status import note_guard
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 """Linux, <sys/prctl.h>."""
@@ -31,11 +32,16 @@ _FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 
 
-def stand(pipe: int) -> None:
+_PRIVATE = "stepalign-run-"
+"""How the coordinator's private folder begins."""
+
+
+def stand(pipe: int, status_path: str) -> None:
     """Return in the worker, a new process that leads a session; the calling process stays behind as its guard.
 
     ``pipe`` is the lifeline's reading end: when it is hung up or written to, the worker and all that it started end.
-    SIGTERM and SIGUSR1 to the guard go to the worker.
+    SIGTERM and SIGUSR1 to the guard go to the worker. The status page lies in the coordinator's private folder, which is
+    deleted if the coordinator died without doing so.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     before = {number: signal.getsignal(number) for number in (*_FORWARDED, *_IGNORED, signal.SIGCHLD)}
@@ -57,6 +63,8 @@ def stand(pipe: int) -> None:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(woken)
     guard = os.getpid()
+    with contextlib.suppress(OSError):  # a coordinator that is gone already is seen at the first look at the pipe
+        note_guard(status_path)
     # Nothing is forwarded before the guard knows to whom.
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     pid = os.fork()
@@ -71,25 +79,27 @@ def stand(pipe: int) -> None:
         _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
         if os.getppid() != guard:
             os._exit(1)
-        lifeline.hold(pipe)
+        os.set_inheritable(pipe, False)
+        lifeline.arm(pipe, os.getpgrp())
         return
     _prctl(_PR_SET_NAME, b"stepalign-guard")
     worker.append(pid)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-    _watch(pid, [pipe, *parent], waking, worker)
+    _watch(pid, pipe, parent, waking, worker, os.path.dirname(status_path))
 
 
-def _watch(pid: int, ends: List[int], waking: int, worker: List[int]) -> NoReturn:
+def _watch(pid: int, pipe: int, parent: List[int], waking: int, worker: List[int], private: str) -> NoReturn:
     """Wait for the end of the worker, or of whoever wants it, and leave as the worker did."""
-    status = 1 << 8
+    status, forsaken = 1 << 8, False
     try:
         poll = select.poll()
-        for descriptor in (*ends, waking):
+        for descriptor in (pipe, *parent, waking):
             poll.register(descriptor, select.POLLIN)
         found = None
         while found is None:
-            ready = {descriptor for descriptor, _ in poll.poll()}
-            if ready.intersection(ends):
+            ready = dict(poll.poll())
+            if pipe in ready or not ready.keys().isdisjoint(parent):
+                forsaken = not ready.get(pipe, 0) & select.POLLIN
                 os.kill(pid, signal.SIGKILL)
                 found = os.waitpid(pid, 0)[1]
             elif waking in ready:
@@ -100,6 +110,8 @@ def _watch(pid: int, ends: List[int], waking: int, worker: List[int]) -> NoRetur
     finally:
         worker.clear()
         _end_children()
+        if forsaken:
+            _delete(private)
         _leave_as(status)
 
 
@@ -149,6 +161,16 @@ def _children_among_all(own: int) -> List[int]:
             if int(file.read().rpartition(b")")[2].split()[1]) == own:
                 found.append(int(entry))
     return found
+
+
+def _delete(private: str) -> None:
+    """Delete a private folder, which holds files and a socket; whatever else bears that name is left alone."""
+    if not os.path.basename(private).startswith(_PRIVATE):
+        return
+    with contextlib.suppress(OSError):
+        for name in os.listdir(private):
+            os.unlink(os.path.join(private, name))
+        os.rmdir(private)
 
 
 def _leave_as(status: int) -> NoReturn:

@@ -27,7 +27,7 @@ _EXIT_NO_COMMAND = 127
 
 def run_command(words: Sequence[str]) -> NoReturn:
     """Become the command, below a guard that ends whatever it starts."""
-    guard.stand(int(os.environ.pop("STEPALIGN_LIFELINE")))
+    guard.stand(int(os.environ.pop("STEPALIGN_LIFELINE")), os.environ["STEPALIGN_STATUS"])
     try:
         os.execvp(words[0], list(words))
     except OSError as error:

@@ -37,12 +37,24 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         print("stepalign: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 141
+    except OSError as error:
+        from stepalign.coordinator.processes.machine_trouble import machine_trouble
+
+        failure = machine_trouble(error)
+        print(f"stepalign: {failure}", file=sys.stderr)
+        _forget_output()
+        return failure.exit_code
     except Exception:
         traceback.print_exc()
         print("stepalign: this is a mistake of stepalign's own; please report it with the lines above", file=sys.stderr)
         return 3
+
+
+def _forget_output() -> None:
+    """Send what is still to be written to standard output nowhere: the interpreter would fail on it once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_failure(error: StepalignError) -> None:

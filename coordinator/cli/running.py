@@ -6,7 +6,6 @@ import argparse
 import json
 import shutil
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +18,7 @@ from stepalign.coordinator.cli.log_tail import LogTail
 from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.environments import managed
 from stepalign.coordinator.processes.interruption import Interruption
+from stepalign.coordinator.processes.private_folder import PrivateFolder
 from stepalign.coordinator.report.ci_outputs import tell_ci, told_to_ci
 from stepalign.coordinator.report.live import LiveView
 from stepalign.coordinator.report.terminal import print_verdict
@@ -47,7 +47,9 @@ def demo(options: argparse.Namespace) -> int:
     for side in SIDES:
         managed.create(side, side, on_line=lambda line: print(line, file=sys.stderr, flush=True))
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepalign-demo-"))) / "demo"
+        private = PrivateFolder()
+        stack.callback(private.remove)
+        folder = private.path / "demo"
         shutil.copytree(DEMO_CASE, folder, ignore=shutil.ignore_patterns("__pycache__"))
         case = _load(options, folder)
         return _watched(options, case, lambda watcher: run_case(case, options.out, watcher))

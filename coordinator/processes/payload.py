@@ -5,6 +5,7 @@ Made anew for each run, from the very files that this coordinator runs, so that 
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,14 @@ _SITECUSTOMIZE = "from stepalign.workers.startup import begin_python\n\nbegin_py
 
 
 def write_payload(path: Path) -> None:
-    """Write the archive to ``path``."""
+    """Write the archive to ``path``. Raises OSError that names it."""
+    try:
+        _write(path)
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+
+
+def _write(path: Path) -> None:
     protocol = Path(stepalign.protocol.__path__[0])
     workers = _workers_folder()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:

@@ -1,7 +1,7 @@
 """The folder of a session's socket and payload: private, short-lived, and gone even after a SIGKILL.
 
-It is deleted as soon as the workers no longer need its names: connections and mapped files outlive them. A folder whose
-owner died before that is swept away by the next session: its lock is free then.
+It is deleted as soon as the workers no longer need its names: connections and mapped files outlive them. Of an owner that
+died before that, a worker's guard deletes it, or else the next session: its lock is free then.
 """
 
 from __future__ import annotations
@@ -12,18 +12,28 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from stepalign.protocol.sockets import MAX_IPC_PATH_BYTES
+
 _PREFIX = "stepalign-run-"
 _LOCK = "owner"
+SOCKET_NAME = "s"
+_RANDOM_LENGTH = 8
+"""What `tempfile` puts behind a prefix."""
 
 
 class PrivateFolder:
     """A new folder that only this user can enter."""
 
     def __init__(self) -> None:
-        sweep()
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        parent = _short_parent()
+        sweep(parent)
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if (self.path / _LOCK).exists():
+                break
+            os.close(self._lock)  # a sweep of another session was quicker than our lock
 
     def remove(self) -> None:
         """Delete the folder and all names in it; may be called twice."""
@@ -33,9 +43,19 @@ class PrivateFolder:
             self._lock = -1
 
 
-def sweep() -> None:
-    """Delete the folders of this user whose owners are gone."""
-    for folder in Path(tempfile.gettempdir()).glob(_PREFIX + "*"):
+def _short_parent() -> Path:
+    """Return the temporary folder, or another one where its path is too long for the kernel to take a socket below it."""
+    chosen = Path(tempfile.gettempdir())
+    for parent in (chosen, Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp"), Path("/tmp"), Path("/var/tmp")):
+        longest = parent / f"{_PREFIX}{'x' * _RANDOM_LENGTH}" / SOCKET_NAME
+        if len(os.fsencode(longest)) <= MAX_IPC_PATH_BYTES and os.access(parent, os.W_OK | os.X_OK):
+            return parent
+    return chosen
+
+
+def sweep(parent: Path) -> None:
+    """Delete the folders of this user below ``parent`` whose owners are gone."""
+    for folder in parent.glob(_PREFIX + "*"):
         try:
             if folder.stat().st_uid != os.getuid():
                 continue

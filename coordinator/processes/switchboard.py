@@ -6,6 +6,7 @@ before it died is read first: its own last word says more than its exit code.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import deque
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Callable, Deque, Dict, Iterable, List, Mapping, Optional, Pro
 import numpy as np
 import zmq
 
+from stepalign.coordinator.processes.private_folder import SOCKET_NAME
 from stepalign.coordinator.processes.worker_process import WorkerProcess, name_exit
 from stepalign.protocol import messages
 from stepalign.protocol.errors import (
@@ -38,6 +40,12 @@ _MAX_WAITING = 64
 
 _EXIT_MISSING_PACKAGE = 78
 
+_HINTS = {-signal.SIGKILL: " (where nobody killed it, the machine ran out of memory: `dmesg` has the kernel's word)"}
+"""What an exit code alone does not say."""
+
+_STATES = {"T": ", stopped by a signal (SIGSTOP)", "D": ", waiting inside the kernel (a disk, a driver)"}
+"""What the kernel's letter for a process's state says of one that hangs and cannot tell its stacks."""
+
 
 class Interrupted(StepalignError):
     """The user asked to stop."""
@@ -56,7 +64,7 @@ class Switchboard:
     """The coordinator's end of all conversations of one run."""
 
     def __init__(self, private: Path, on_tick: Callable[[], None]) -> None:
-        self.endpoint = ipc_endpoint(str(private / "s"))
+        self.endpoint = ipc_endpoint(str(private / SOCKET_NAME))
         self._context: "zmq.Context[zmq.Socket[bytes]]" = zmq.Context()
         self._router = bind_router(self._context, self.endpoint)
         self._poller = zmq.Poller()
@@ -236,7 +244,7 @@ class Switchboard:
             if code == _EXIT_MISSING_PACKAGE:
                 raise note_fault(EnvironmentFailure(tail), role, status.phase, None)
             where = f"in phase {status.phase}" + ("" if status.step is None else f" of step {status.step}")
-            message = f"the {role} worker died {where}: {name_exit(code)}"
+            message = f"the {role} worker died {where}: {name_exit(code)}{_HINTS.get(code, '')}"
             if worker.spec.command is not None and status.phase == "start":
                 message = (
                     f"the {role} command ended before it called attach(): {name_exit(code)}; "
@@ -252,7 +260,7 @@ class Switchboard:
             if worker.exit_code() is None:
                 status = worker.status()
                 stacks = worker.dump_stacks()
-                where = "" if status.step is None else f" of step {status.step}"
+                where = ("" if status.step is None else f" of step {status.step}") + _STATES.get(worker.state(), "")
                 message = (
                     f"the {role} worker gave no answer in time: it is in phase {status.phase}{where}. "
                     f"If it only needs longer, raise the time in [deadline] of case.toml"

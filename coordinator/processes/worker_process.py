@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
+from stepalign.protocol import lifeline
 from stepalign.protocol.errors import EnvironmentFailure, StepalignError
 from stepalign.protocol.memory import Memory, open_memory
-from stepalign.protocol.status import Status, create_status, read_pid, read_status
+from stepalign.protocol.status import Status, create_status, is_guarded, read_pid, read_status
 
 LOG_TAIL_LINES = 25
 _MAX_TAIL_SIZE_BYTES = 16 << 10
@@ -93,6 +94,7 @@ class WorkerProcess:
                     pass_fds=inherited,
                     start_new_session=True,
                 )
+            lifeline.arm(reader, self.process.pid)
         except (OSError, ValueError, _CoresRefused) as error:
             _close_all(self._lifeline, self._status)
             if isinstance(error, _CoresRefused):
@@ -117,6 +119,14 @@ class WorkerProcess:
         """Return the exit code, negative for a signal; None while it runs."""
         return self.process.poll()
 
+    def state(self) -> str:
+        """Return the kernel's letter for what the worker's process does: R, S, T, D; empty where it is gone."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0].decode("ascii")
+        except (OSError, IndexError):
+            return ""
+
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end; return whether it came in time."""
         try:
@@ -135,7 +145,7 @@ class WorkerProcess:
         if self.process.poll() is None:
             with contextlib.suppress(OSError):  # the reading end is gone: so is whoever held it
                 os.write(self._lifeline, b"\0")
-            if read_pid(self._status) is None:  # no guard yet: the interpreter still starts, or is no Python
+            if not is_guarded(self._status):  # not yet: the interpreter still starts, or is no Python
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def dump_stacks(self, wait_s: float = 1.0) -> str:

@@ -5,7 +5,7 @@ report.html.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Mapping, Sequence, Tuple
+from typing import Callable, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -16,13 +16,29 @@ from stepalign.coordinator.results.result import Result
 from stepalign.coordinator.results.result_json import to_json
 from stepalign.coordinator.results.step4 import diff_rows, loss_arrays, lr_arrays, write_diff_log, write_losses_md
 from stepalign.coordinator.running.recorder import Record
+from stepalign.protocol.errors import StepalignError
+
+
+def attempt(*writers: Callable[[], None]) -> Optional[StepalignError]:
+    """Call each writer, the others too where one fails, and return the first failure."""
+    first: Optional[StepalignError] = None
+    for write in writers:
+        try:
+            write()
+        except StepalignError as error:
+            first = first or error
+    return first
 
 
 def write_result(folder: Path, result: Result) -> None:
     """Write result.json and the views that are made of it alone."""
-    write_json(folder / "result.json", to_json(result))
-    write_losses_md(folder / "losses.md", result)
-    write_report(folder / "report.html", result)
+    failure = attempt(
+        lambda: write_json(folder / "result.json", to_json(result)),
+        lambda: write_losses_md(folder / "losses.md", result),
+        lambda: write_report(folder / "report.html", result),
+    )
+    if failure is not None:
+        raise failure
 
 
 def write_loss_log(folder: Path, record: Record) -> None:

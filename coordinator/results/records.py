@@ -260,9 +260,16 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} outside a string")
 
 
+_ADVICE = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some of your quota",
+    errno.EFBIG: "Raise the limit on a file's size (ulimit -f)",
+    errno.EROFS: "Make its file system writable again",
+}
+
+
 def _raise_unwritable(path: Path, error: OSError) -> NoReturn:
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    advice = "Free some space" if is_full else "Check that its folder is still there"
+    advice = _ADVICE.get(error.errno or 0, "Check that its folder is still there")
     reason = error.strerror or str(error)
     message = f"{path}: cannot be written: {reason}. {advice}, or name another folder with --out DIR."
     raise EnvironmentFailure(message) from error

@@ -17,8 +17,9 @@ from stepalign.coordinator.diagnosis.dropout_draws import compare_draws
 from stepalign.coordinator.diagnosis.preflight import compare_declarations
 from stepalign.coordinator.diagnosis.relevance import settle_by_data
 from stepalign.coordinator.diagnosis.tying import find_untied
+from stepalign.coordinator.processes.machine_trouble import REFUSALS, machine_trouble
 from stepalign.coordinator.recordings.batches import open_batches
-from stepalign.coordinator.results.deliverables import write_loss_log, write_rate_log, write_result
+from stepalign.coordinator.results.deliverables import attempt, write_loss_log, write_rate_log, write_result
 from stepalign.coordinator.results.records import STEPS_NAME, StepsLog, create_run_folder
 from stepalign.coordinator.results.result import Result
 from stepalign.coordinator.running.judgement import judge_run, judge_what_came
@@ -53,11 +54,30 @@ def run_case(case: Case, out: Optional[Path], watcher: Watcher) -> Tuple[Result,
     except (StepalignError, KeyboardInterrupt) as error:
         run.error = error
         judge_what_came(run)
+    except REFUSALS as error:
+        run.error = machine_trouble(error)
+        judge_what_came(run)
+    return _write(run), folder
+
+
+def _write(run: Run) -> Result:
+    """Write the run folder's files and return the result; a file that cannot be written makes the run a failed one."""
     result = result_of(run)
-    write_loss_log(folder, run.record)
-    _write_rates(run)
-    write_result(folder, result)
-    return result, folder
+    failure = attempt(
+        lambda: write_result(run.folder, result),
+        lambda: write_loss_log(run.folder, run.record),
+        lambda: _write_rates(run),
+    )
+    if failure is None or run.error is not None:
+        return result
+    run.error = failure
+    if run.divergence is None:
+        judge_what_came(run)
+    else:
+        run.warnings.append(f"the run itself came to its end, and the sides had diverged: {run.divergence.reason}")
+    failed = result_of(run)
+    attempt(lambda: write_result(run.folder, failed))
+    return failed
 
 
 def _drive(run: Run, watcher: Watcher) -> None:
@@ -119,6 +139,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
         watcher.phase(f"running {case.steps} steps")
         plan = StepPlan(0, case.steps, kinds, lambda step: case.file.collect.activations, case.file.compare.resync)
         session.step(_with_activations(plan), run.batches, _watching_masks(run, recorder.take))
+    run.warnings += session.endings
 
 
 def _watching_masks(run: Run, take: Callable[[StepPair], None]) -> Callable[[StepPair], None]:

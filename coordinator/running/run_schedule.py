@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional, Tuple
 
 from stepalign.coordinator.cases.case import Case
+from stepalign.coordinator.processes.machine_trouble import REFUSALS, machine_trouble
 from stepalign.coordinator.results.deliverables import write_rate_log, write_result
 from stepalign.coordinator.results.records import create_run_folder
 from stepalign.coordinator.results.result import CaseFacts, Result, Series, Verdict
@@ -30,6 +31,8 @@ def run_schedule(case: Case, out: Optional[Path], watcher: Watcher) -> Tuple[Res
         outcome = compare_schedules(case, crew, folder, watcher.tick)
     except (StepalignError, KeyboardInterrupt) as caught:
         error = caught
+    except REFUSALS as refused:
+        error = machine_trouble(refused)
     if outcome is not None:
         milestones = case.file.schedule.chosen_milestones()
         sides = at_milestones(outcome.rates[0], milestones), at_milestones(outcome.rates[1], milestones)

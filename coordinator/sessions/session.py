@@ -10,7 +10,7 @@ import functools
 import threading
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Callable, Dict, List, Literal, Mapping, Optional, Tuple, Type
+from typing import Callable, Dict, Iterable, Iterator, List, Literal, Mapping, Optional, Tuple, Type
 
 import numpy as np
 
@@ -18,11 +18,12 @@ from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import Case, WeightsSection
 from stepalign.coordinator.cases.collection import step_size_bytes
 from stepalign.coordinator.cases.weights_file import read_weights_file
+from stepalign.coordinator.processes.machine_trouble import require_open_files
 from stepalign.coordinator.processes.payload import write_payload
 from stepalign.coordinator.processes.private_folder import PrivateFolder
 from stepalign.coordinator.processes.stopping import stop_workers
 from stepalign.coordinator.processes.switchboard import Switchboard, note_fault
-from stepalign.coordinator.processes.worker_process import WorkerProcess, WorkerSpec
+from stepalign.coordinator.processes.worker_process import WorkerProcess, WorkerSpec, name_exit
 from stepalign.coordinator.recordings.playback import Playback
 from stepalign.coordinator.recordings.recording import Recording
 from stepalign.coordinator.sessions.dropout_places import shared_places
@@ -68,6 +69,8 @@ class Session:
         self._open = threading.Lock()
         self._switchboard: Optional[Switchboard] = None
         self._private: Optional[PrivateFolder] = None
+        self.endings: Tuple[str, ...] = ()
+        """Once all is over: which workers did not end as they were asked to, though nothing was wanted of them any more."""
         self.facts: Dict[str, messages.WorkerFacts] = {}
         self.declarations: Dict[str, Declaration] = {}
         self.names: NameMap = NameMap((), ())
@@ -79,7 +82,9 @@ class Session:
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         try:
-            stop_workers(self._workers, self._switchboard if error is None else None, self._case.file.deadline.stop_s)
+            asked = self._switchboard if error is None else None
+            stop_workers(self._workers, asked, self._case.file.deadline.stop_s, self._on_tick)
+            self.endings = tuple(_unasked_ends(self._workers)) if error is None else ()
         finally:
             with self._open:
                 ended, self._workers = self._workers, []
@@ -102,6 +107,7 @@ class Session:
 
     def start(self) -> None:
         """Start both workers and have each say who it is."""
+        require_open_files()
         self._private = PrivateFolder()
         private = self._private.path
         payload = private / PAYLOAD_NAME
@@ -291,3 +297,13 @@ class Session:
         return match_names(
             reference.tensors, candidate.tensors, self._case.file.weights, reference.modules, candidate.modules
         )
+
+
+def _unasked_ends(workers: Iterable[WorkerProcess]) -> Iterator[str]:
+    for worker in workers:
+        code = worker.exit_code()
+        if code:
+            yield (
+                f"the {worker.spec.role} worker had done all its work, but ended by {name_exit(code)}, not by itself: "
+                f"see {worker.spec.log.name}"
+            )

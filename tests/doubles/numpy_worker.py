@@ -1,27 +1,21 @@
 """A worker without a framework: stepalign's own bootstrap, runtime and client around a model of numpy arrays.
 
-``STEPALIGN_DOUBLE`` says what it does wrong: ``POINT[:STEP]=ACTION``, several separated by commas. A point is a phase
-(start, import, build, weights, forward, ...) or the name of a message about to be sent, or ``after`` and a message's
-name.
+``STEPALIGN_DOUBLE`` says what it does wrong, see `misbehaviour`. Beside phases, a point may be the name of a message that
+is about to be sent, ``after`` and its name, or ``on`` and the name of one that came.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import sys
-import threading
-import time
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Tuple
 
 import msgpack
 import numpy as np
+from misbehaviour import arm, fault, misbehave, start_clock
 
 from stepalign.protocol import messages
-from stepalign.protocol.errors import CaseError
 from stepalign.protocol.framing import encode
 from stepalign.protocol.specs import GroupSpec, ModuleSpec, OptimizerSpec, TensorSpec
 from stepalign.workers import bootstrap, runtime
@@ -29,159 +23,21 @@ from stepalign.workers.capture import StepOutcome
 from stepalign.workers.client import Client
 
 
-def parse(text: str) -> Dict[Tuple[str, Optional[int]], str]:
-    faults = {}
-    for part in filter(None, text.split(",")):
-        point, _, action = part.partition("=")
-        name, _, step = point.partition(":")
-        faults[name, int(step) if step else None] = action
-    return faults
-
-
-FAULTS = parse(os.environ.get("STEPALIGN_DOUBLE", ""))
-NOTE = os.environ.get("STEPALIGN_DOUBLE_NOTE", "")
-
-
-def fault(point: str, step: Optional[int] = None) -> str:
-    """Return the action for a point, if any; each happens once."""
-    return FAULTS.pop((point, step), "") or FAULTS.pop((point, None), "")
-
-
-def note(*pids: int) -> None:
-    with open(NOTE + ".part", "w", encoding="ascii") as file:
-        file.write(" ".join(str(pid) for pid in (os.getpid(), *pids)))
-    os.replace(NOTE + ".part", NOTE)
-
-
-def misbehave(action: str) -> None:
-    """Do what can be done at any point."""
-    if action.startswith("SIG"):
-        note()
-        os.kill(os.getpid(), getattr(signal, action))
-        time.sleep(1)
-    elif action == "segfault":
-        ctypes.string_at(0)
-    elif action == "abort":
-        os.abort()
-    elif action == "os._exit":
-        os._exit(9)
-    elif action == "leave":
+def do(action: str) -> None:
+    """Misbehave, also in the ways that only the double can."""
+    if action == "leave":
         CLIENT[0].close()
         os._exit(9)
-    elif action == "sys.exit":
-        sys.exit(3)
-    elif action == "raise":
-        raise ValueError("this double was asked to raise")
-    elif action == "raise_case":
-        raise CaseError("this double was asked to say that the case is wrong")
-    elif action == "raise_surrogate":
-        raise OSError("no file \udcff\udcfe here")
-    elif action == "raise_much":
-        raise ValueError("x" * (100 << 20))
-    elif action == "raise_base":
-        raise BaseException("beyond Exception")  # noqa: TRY002
-    elif action == "hang":
-        note()
-        hang_in_python()
-    elif action == "hang_native":
-        note()
-        ctypes.PyDLL(None).sleep(1000)
-    elif action == "hang_busy":
-        note()
-        while True:
-            pass
-    elif action == "hang_deaf":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        note()
-        hang_in_python()
-    elif action == "fork":
-        fork_and_hang()
-    elif action == "fork_and_go":
-        note(fork_sleeper())
-    elif action == "daemon":
-        note(fork_daemon())
-        ctypes.PyDLL(None).sleep(1000)
-    elif action == "daemon_and_go":
-        note(fork_daemon())
-    elif action == "daemon_and_die":
-        note(fork_daemon())
-        os.kill(os.getpid(), signal.SIGSEGV)
-    elif action == "orphans":
-        for _ in range(20):
-            if not os.fork():
-                os.fork()
-                os._exit(0)
-            os.wait()
-        note()
-    elif action == "tidy_child":
-        fork_tidy_child()
-    elif action == "close_lifeline":
-        os.close(int(os.environ["STEPALIGN_LIFELINE"]))
-        misbehave("hang_busy")
-    elif action == "close_files":
-        note()
-        os.closerange(3, 256)
-        hang_in_python()
-    elif action == "flood":
-        block = b"all work and no play\n" * 4096
-        for _ in range(64):
-            os.write(1, block)
-            os.write(2, block)
-    elif action == "chdir":
-        os.chdir("/")
-    elif action:
-        raise AssertionError(f"the double knows no action {action}")
+    else:
+        misbehave(action)
 
 
-def watch_the_clock() -> None:
-    hang_in_python()
-
-
-def fork_daemon() -> int:
-    """Start what leaves everything behind: parent, group, session, environment, descriptors, working directory."""
-    reading, writing = os.pipe()
-    if not os.fork():
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        os.write(writing, b"%d" % os.getpid())
-        os.chdir("/")
-        os.closerange(0, 256)
-        os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", DEAF], {})
-    os.wait()
-    return int(os.read(reading, 32))
-
-
-DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1000)"
-
-
-def fork_tidy_child() -> None:
-    """Start a child that ends, after some tidying, when this process does; SIGTERM would keep it from that."""
-    reading, writing = os.pipe()
-    if not os.fork():
-        os.close(writing)
-        os.read(reading, 1)
-        time.sleep(0.05)
-        with open(NOTE + ".tidied", "w", encoding="ascii"):
-            os._exit(0)
-
-
-def hang_in_python() -> None:
-    while True:
-        time.sleep(1000)
-
-
-def fork_sleeper() -> int:
-    pid = os.fork()
-    if not pid:
-        hang_in_python()
-    return pid
-
-
-def fork_and_hang() -> None:
-    child = fork_sleeper()
-    note(child)
-    ctypes.PyDLL(None).sleep(1000)
+def changed(tensors: Any, array: Any) -> Any:
+    """Give the same tensors but for one of each kind: gone, or another array."""
+    return {
+        kind: {name: array if name == "fc.bias" else held for name, held in named.items() if array is not None or name != "fc.bias"}
+        for kind, named in tensors.items()
+    }
 
 
 class DoubleClient(Client):
@@ -216,6 +72,13 @@ class DoubleClient(Client):
             header[2]["tensors"]["parameter"]["fc.bias"] = [-1, 1 << 40, "float64", [3]]
             self._socket.send_multipart([msgpack.packb(header), *frames[1:]])
             return
+        elif action == "gigabyte_header":
+            self._socket.send_multipart([bytes(1 << 30)])
+            return
+        elif action == "one_missing":
+            message = replace(message, tensors=changed(message.tensors, None))
+        elif action == "other_shape":
+            message = replace(message, tensors=changed(message.tensors, np.zeros((3, 3))))
         elif action == "wrong_step":
             message = replace(message, step=step + 5)
         elif action == "other_message":
@@ -236,18 +99,18 @@ class DoubleClient(Client):
         elif action == "silence":
             return
         else:
-            misbehave(action)
+            do(action)
         super().send(message)
         after = fault(f"after{name}", step)
         if after == "garbage":
             self._socket.send_multipart([b"\xc1\x00garbage"])
-            misbehave("leave")
-        misbehave(after)
+            do("leave")
+        do(after)
 
     def receive(self) -> messages.Message:
         message = super().receive()
         name = type(message).__name__
-        misbehave(fault(f"on{name}", getattr(message, "step", None)))
+        do(fault(f"on{name}", getattr(message, "step", None)))
         return message
 
 
@@ -286,7 +149,6 @@ def describe_tensors(model: Any) -> Tuple[TensorSpec, ...]:
 
 def train_step(training: Any, batch: Any, capture: Any, enter: Any) -> StepOutcome:
     enter("forward")
-    misbehave(fault("forward", CLIENT[0].status.step))
     loss, gradients = training.loss(training.model, batch)
     enter("update")
     (rate,) = training.optimizer["lr"]
@@ -306,7 +168,7 @@ def train_step(training: Any, batch: Any, capture: Any, enter: Any) -> StepOutco
 
 
 TWIN = SimpleNamespace(
-    prepare=lambda settings: misbehave(fault("build")),
+    prepare=lambda settings: None,
     version=lambda: np.__version__,
     read_settings=lambda: {"threads": 1},
     check_training=lambda training: None,
@@ -333,19 +195,19 @@ CLIENT = []
 
 
 def make_client(*arguments: Any) -> Client:
-    threading.Thread(target=watch_the_clock, daemon=True).start()
+    start_clock()
     CLIENT.append(DoubleClient(*arguments))
     return CLIENT[0]
 
 
 def import_twin(framework: str) -> Any:
-    misbehave(fault("import"))
     return TWIN
 
 
 if __name__ == "__main__":
     import stepalign.workers.client
 
+    arm()
     stepalign.workers.client.Client = make_client  # type: ignore[assignment,misc]
     runtime.import_twin = import_twin
     misbehave(fault("start"))

@@ -68,7 +68,7 @@ def test_a_worker_and_its_children_are_gone_two_seconds_after_the_coordinator(
 def test_a_worker_that_starts_without_a_coordinator_ends_at_once() -> None:
     code = (
         "import os, time\nfrom stepalign.workers import guard\n"
-        "reader, writer = os.pipe()\nos.close(writer)\nguard.stand(reader)\ntime.sleep(1000)\n"
+        "reader, writer = os.pipe()\nos.close(writer)\nguard.stand(reader, '/nowhere/status')\ntime.sleep(1000)\n"
     )
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], timeout=20)

@@ -57,6 +57,13 @@ def test_a_worker_leads_its_own_group_and_holds_only_its_pipe(start: Any) -> Non
     assert len(found["files"]) == 5, "three standard files, the lifeline, and the listing itself"
 
 
+def test_an_interpreter_that_hangs_before_it_is_a_worker_ends_with_the_coordinator(start: Any) -> None:
+    worker = start("while True: pass")
+    os.close(worker._lifeline)
+    worker._lifeline = os.open(os.devnull, os.O_WRONLY)
+    assert worker.wait(2) and worker.exit_code() == -signal.SIGKILL
+
+
 def test_a_worker_gets_the_environment_without_our_python_paths_and_with_what_the_case_names(
     start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

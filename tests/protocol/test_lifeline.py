@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from stepalign.protocol import lifeline
+
 HELD = (
-    "import os, time\nfrom stepalign.workers import lifeline\n"
-    "lifeline.hold(0)\nos.dup2(0, 5)\nprint('held', flush=True)\nwhile True: pass\n"
+    "import os\nfrom stepalign.protocol import lifeline\n"
+    "lifeline.arm(0, os.getpgrp())\nos.dup2(0, 5)\nprint('held', flush=True)\nwhile True: pass\n"
 )
 
 
@@ -30,15 +33,13 @@ def test_a_busy_process_is_gone_once_its_lifeline_is(end: str) -> None:
         assert worker.wait(2) == -signal.SIGKILL
 
 
-def test_the_lifeline_is_not_inherited_by_programs_that_a_worker_starts() -> None:
-    code = (
-        "import os, subprocess, sys\nfrom stepalign.workers import lifeline\n"
-        "reader, writer = os.pipe()\nos.set_inheritable(reader, True)\nlifeline.hold(reader)\n"
-        "command = [sys.executable, '-c', 'import os; os.fstat(%d)' % reader]\n"
-        "print(subprocess.run(command, close_fds=False, stderr=subprocess.DEVNULL).returncode)\n"
-        "sys.stdout.flush()\nos._exit(0)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], timeout=20, start_new_session=True, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "1", done.stderr
+def test_another_process_can_arm_it_for_the_group() -> None:
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", "print('here', flush=True)\nwhile True: pass"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, pass_fds=(reader,)) as worker:
+        assert worker.stdout is not None and worker.stdout.readline() == b"here\n"
+        lifeline.arm(reader, worker.pid)
+        os.close(reader)
+        assert worker.poll() is None
+        os.close(writer)
+        assert worker.wait(2) == -signal.SIGKILL
