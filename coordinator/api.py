@@ -27,6 +27,8 @@ from stepalign.coordinator.report import wording
 from stepalign.coordinator.report.terminal import print_verdict
 from stepalign.coordinator.results.result import ErrorFacts, FirstDivergence, KnownDifference, Series, Verdict
 from stepalign.coordinator.results.result import Result as WrittenResult
+from stepalign.coordinator.running.case_record import recorded_assignments
+from stepalign.coordinator.running.resume import resume_case
 from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_schedule import run_schedule
 from stepalign.coordinator.running.run_state import Watcher
@@ -185,6 +187,7 @@ def run(
     seed: int | None = None,
     assignments: Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Run a case, as `stepalign run` does, and return how it ended; a worker that fails is a result, not an exception.
 
@@ -192,15 +195,18 @@ def run(
     batches, ``config`` a file with other keys of case.toml, ``accumulate`` how many batches one update takes in.
     ``against`` is what `record` wrote, in place of one side.
     ``steps``, ``mode``, ``dtype`` and ``seed`` replace the case's own; ``assignments`` are ``KEY=VALUE`` texts as
-    ``--set`` takes them; ``out`` is the run folder, new or empty (default: ``runs/<case>-<time>``). Raises CaseError for
+    ``--set`` takes them; ``out`` is the run folder, new or empty (default: ``runs/<case>-<time>``); ``resume`` is the folder of an
+    interrupted run to continue there. Raises CaseError for
     a case that is wrong in itself or a run folder that cannot be made, KeyboardInterrupt after an interruption.
     """
+    folder = _path(resume)
+    given = [*(recorded_assignments(folder) if folder is not None else ()), *_listed(assignments)]
     case = choose_case(
         _path(case_folder),
         {"torch": torch, "paddle": paddle},
         None if data is None else os.fspath(data),
         _path(config),
-        _listed(assignments),
+        given,
         accumulate,
         _path(against),
         steps=steps,
@@ -208,6 +214,8 @@ def run(
         dtype=dtype,
         seed=seed,
     )
+    if folder is not None:
+        return _watched(lambda watcher: resume_case(case, folder, watcher), ())
     return _watched(lambda watcher: run_case(case, _path(out), watcher), ())
 
 

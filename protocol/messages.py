@@ -1,10 +1,11 @@
 """The messages between coordinator and worker, named after what is asked or what happened.
 
 The conversation: Hello, Configure, Ready, with shared dropout ShareDropout/DropoutShared, then weights
-(SendWeights/Weights, LoadWeights/WeightsLoaded), then any number of Batch/StepResult with LoadState between, then
-Finish/Finished; or ReadRates/Rates instead of steps; or, for optimizers alone, any number of BuildOptimizer/Ready, each
-followed by weights and by ApplyGradients/GradientsApplied or ReadRates/Rates. A worker answers Failed at any point and
-ends. Arrays travel beside the header, see `tensors`.
+(SendWeights/Weights, LoadWeights/WeightsLoaded), then, to resume, LoadCheckpoint/CheckpointLoaded, then any number of
+Batch/StepResult with LoadState and SendCheckpoint/Checkpoint between, then Finish/Finished; or ReadRates/Rates instead
+of steps; or, for optimizers alone, any number of BuildOptimizer/Ready, each followed by weights and by
+ApplyGradients/GradientsApplied or ReadRates/Rates. A worker answers Failed at any point and ends. Arrays travel beside
+the header, see `tensors`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ class Configure:
 
 @dataclass(frozen=True)
 class WorkerFacts:
-    """What a worker's process is: the proof that it is the side that it says."""
+    """What a worker's process is: the proof that it is the side that it says.
+
+    ``scripts`` has the SHA-256 of each of the user's modules, by path relative to the case's folder.
+    """
 
     framework: str
     version: str
@@ -72,6 +76,7 @@ class WorkerFacts:
     other_frameworks_loaded: Tuple[str, ...]
     libraries: Tuple[str, ...]
     settings: Dict[str, Scalar]
+    scripts: Dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,39 @@ class LoadState:
 @dataclass(frozen=True)
 class StateLoaded:
     """The state asked for is in place."""
+
+
+@dataclass(frozen=True)
+class SendCheckpoint:
+    """Ask for the whole state of the training, from which a side that is built anew can continue."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state between two steps: ``tensors`` by the side's own names, all else in ``plain``, a JSON text.
+
+    ``problem`` says why there is none; ``seconds`` is how long it took to copy.
+    """
+
+    tensors: Named
+    plain: str
+    problem: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LoadCheckpoint:
+    """Continue from the state that this side's `Checkpoint` held."""
+
+    tensors: Named
+    plain: str
+
+
+@dataclass(frozen=True)
+class CheckpointLoaded:
+    """The state asked for is in place, byte for byte; or ``problem`` says what is not."""
+
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -242,6 +280,7 @@ class Failed:
 Message = Union[
     Hello, Configure, Ready, ScheduleReady, ShareDropout, DropoutShared, SendWeights, Weights,
     LoadWeights, WeightsLoaded, LoadState, StateLoaded,
+    SendCheckpoint, Checkpoint, LoadCheckpoint, CheckpointLoaded,
     Batch, StepResult, BuildOptimizer, ApplyGradients, GradientsApplied, ReadRates, Rates, Finish, Finished, Failed,
 ]  # fmt: skip
 

@@ -5,8 +5,10 @@ Used for the two sides' scripts by the workers and for data.py by the coordinato
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from dataclasses import dataclass
@@ -62,6 +64,26 @@ def load_script(path: Path, folder: Path) -> ModuleType:
         sys.modules.pop(name, None)
         raise
     return module
+
+
+def loaded_scripts(folder: Path, script: Path) -> Dict[str, str]:
+    """Return the SHA-256 of the user's own modules that are loaded, by path relative to the case's ``folder``.
+
+    They are those that lie below the case's folder or the script's, and were not installed there.
+    """
+    roots = {os.path.join(os.path.realpath(root), "") for root in (folder, script.parent)}
+    prefixes = tuple({*roots, os.path.join(folder, ""), os.path.join(script.parent, "")})
+    found: Dict[str, str] = {}
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if not isinstance(path, str) or not path.startswith(prefixes) or "-packages" in path:
+            continue
+        try:
+            content = Path(path).read_bytes()
+        except OSError:
+            continue
+        found[os.path.relpath(path, folder)] = hashlib.sha256(content).hexdigest()
+    return found
 
 
 def find_function(module: ModuleType, name: str, path: Path, takes: Sequence[str] = ("case",)) -> Callable[..., Any]:

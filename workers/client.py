@@ -30,13 +30,16 @@ from stepalign.workers.capture import own_room, same_bytes
 class StateAccess:
     """How the client reads and writes what is trained: weights and buffers together, and the optimizer's state.
 
-    ``share_dropout`` takes the names of places for shared masks; None where each side draws its own.
+    ``share_dropout`` takes the names of places for shared masks; None where each side draws its own. The last two are
+    None where the training's state is not ours to take.
     """
 
     read_tensors: Callable[[], Named]
     write_tensors: Callable[[Named], None]
     write_optimizer_state: Callable[[Named], None]
     share_dropout: Optional[Callable[[Dict[str, str]], None]] = None
+    take_checkpoint: Optional[Callable[[], messages.Checkpoint]] = None
+    put_back_checkpoint: Optional[Callable[[messages.LoadCheckpoint], messages.CheckpointLoaded]] = None
 
 
 class Client:
@@ -148,6 +151,14 @@ class Client:
             self._access.write_tensors(message.tensors)
             self._access.write_optimizer_state(message.optimizer_state)
             return messages.StateLoaded()
+        if isinstance(message, messages.SendCheckpoint):
+            self.status.enter("checkpoint")
+            if self._access.take_checkpoint is None:
+                return messages.Checkpoint({}, "", "this side's script runs its own loop, whose state is its own", 0.0)
+            return self._access.take_checkpoint()
+        if isinstance(message, messages.LoadCheckpoint) and self._access.put_back_checkpoint is not None:
+            self.status.enter("checkpoint")
+            return self._access.put_back_checkpoint(message)
         if isinstance(message, messages.ShareDropout) and self._access.share_dropout is not None:
             self._access.share_dropout(dict(message.places))
             return messages.DropoutShared()

@@ -20,10 +20,18 @@ import numpy as np
 
 from stepalign.protocol import messages
 from stepalign.protocol.errors import CaseError, EnvironmentFailure, ProtocolError
-from stepalign.protocol.script import CaseView, ScriptError, call_script, find_function, load_script
+from stepalign.protocol.script import (
+    CaseView,
+    ScriptError,
+    call_script,
+    find_function,
+    load_script,
+    loaded_scripts,
+)
 from stepalign.protocol.specs import Declaration
 from stepalign.workers import isolation, jitter
 from stepalign.workers.capture import Capture, Settings
+from stepalign.workers.checkpoint import Checkpoints
 from stepalign.workers.client import Client, StateAccess
 from stepalign.workers.dropout import SharedMasks
 from stepalign.workers.gradient_loop import serve_gradients
@@ -118,8 +126,10 @@ def _load(configuration: messages.Configure, function: str, *arguments: Any) -> 
     return call_script(f"{function}({', '.join(takes)}) of {path.name}", folder, lambda: called(view, *arguments))
 
 
-def facts_of(twin: Any, framework: str, device: str) -> messages.WorkerFacts:
-    """Return what this process is."""
+def facts_of(
+    twin: Any, framework: str, device: str, scripts: Optional[Dict[str, str]] = None
+) -> messages.WorkerFacts:
+    """Return what this process is; ``scripts`` are the digests of the user's modules."""
     return messages.WorkerFacts(
         framework=framework,
         version=twin.version(),
@@ -130,7 +140,12 @@ def facts_of(twin: Any, framework: str, device: str) -> messages.WorkerFacts:
         other_frameworks_loaded=isolation.loaded_frameworks_besides(framework),
         libraries=isolation.loaded_math_libraries(),
         settings=twin.read_settings(),
+        scripts=scripts or {},
     )
+
+
+def _scripts(configuration: messages.Configure) -> Dict[str, str]:
+    return loaded_scripts(Path(configuration.folder), Path(configuration.script))
 
 
 def _serve_schedule(client: Client, twin: Any, framework: str, configuration: messages.Configure) -> None:
@@ -138,7 +153,7 @@ def _serve_schedule(client: Client, twin: Any, framework: str, configuration: me
     if not isinstance(built, tuple) or len(built) != 2:
         raise CaseError(f"schedule(case) returns (optimizer, scheduler), got {type(built).__name__}")
     optimizer, scheduler = built
-    facts = facts_of(twin, framework, configuration.device)
+    facts = facts_of(twin, framework, configuration.device, _scripts(configuration))
     client.send(messages.ScheduleReady(facts, twin.describe_scheduler(scheduler)))
     while True:
         message = client.receive()
@@ -157,7 +172,7 @@ def _serve_optimizer(client: Client, twin: Any, framework: str, configuration: m
         twin,
         framework,
         configuration,
-        facts=lambda: facts_of(twin, framework, configuration.device),
+        facts=lambda: facts_of(twin, framework, configuration.device, _scripts(configuration)),
         declare=lambda training: declare(twin, training),
         build=lambda asked: build_training(twin, asked),
         build_parts=lambda asked, parameters: _load(asked, "optimizer", parameters),
@@ -170,13 +185,17 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
         twin.replace_dropout(masks)
     training = build_training(twin, configuration)
     model, optimizer = training.model, training.optimizer
-    client.send(messages.Ready(facts_of(twin, framework, configuration.device), declare(twin, training)))
+    facts = facts_of(twin, framework, configuration.device, _scripts(configuration))
+    client.send(messages.Ready(facts, declare(twin, training)))
+    checkpoints = Checkpoints(twin, training)
     client.serve_state(
         StateAccess(
             read_tensors=lambda: {**twin.read_parameters(model, client.room), **twin.read_buffers(model, client.room)},
             write_tensors=lambda arrays: twin.write_tensors(model, arrays),
             write_optimizer_state=lambda arrays: twin.write_optimizer_state(optimizer, model, arrays),
             share_dropout=None if masks is None else lambda places: twin.follow_modules(model, masks, places),
+            take_checkpoint=checkpoints.take,
+            put_back_checkpoint=checkpoints.put_back,
         )
     )
     folder = Path(configuration.folder)
@@ -188,6 +207,7 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
         if configuration.jitter:
             twin.write_tensors(model, jitter.move_half(twin.read_parameters(model), batch.step))
         client.report(run_step(client, twin, framework, training, batch, folder, masks))
+        checkpoints.note_first_step()
 
 
 def build_training(twin: Any, configuration: messages.Configure) -> Training:

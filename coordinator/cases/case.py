@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import shlex
 import sys
@@ -132,6 +133,16 @@ class DeadlineSection:
 
 
 @dataclass(frozen=True)
+class ResumeSection:
+    """``[resume]``: how often the sides' whole state is kept, so that an interrupted run continues from there; 0: never.
+
+    However small ``every_s`` is, keeping takes no more than a twentieth of a run's time.
+    """
+
+    every_s: float = 30.0
+
+
+@dataclass(frozen=True)
 class CaseFile:
     """case.toml, word for word."""
 
@@ -152,15 +163,20 @@ class CaseFile:
     tolerance: Dict[str, ToleranceEntry] = field(default_factory=dict)
     schedule: ScheduleSection = ScheduleSection()
     deadline: DeadlineSection = DeadlineSection()
+    resume: ResumeSection = ResumeSection()
 
 
 @dataclass(frozen=True)
 class Case:
-    """A checked case: the file's values and where it lies; ``against`` is the recording that stands for one side."""
+    """A checked case: the file's values and where it lies; ``against`` is the recording that stands for one side.
+
+    ``assignments`` are those that were made over case.toml.
+    """
 
     folder: Path
     file: CaseFile
     against: Optional[Recording] = None
+    assignments: Tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -235,7 +251,8 @@ def case_of(
     """
     for assignment in assignments:
         assign(plain, assignment)
-    plain.update({key: value for key, value in overrides.items() if value is not None})
+    given = {key: value for key, value in overrides.items() if value is not None}
+    plain.update(given)
     try:
         file = from_plain(CaseFile, plain)
     except SchemaError as error:
@@ -247,7 +264,8 @@ def case_of(
         torch=replace(file.torch, python=file.torch.python or "torch"),
         paddle=replace(file.paddle, python=file.paddle.python or "paddle"),
     )
-    case = Case(folder, file)
+    made = (*assignments, *(f"{key}={json.dumps(value)}" for key, value in given.items()))
+    case = Case(folder, file, assignments=made)
     _check(case, path, without)
     return case
 
@@ -325,6 +343,8 @@ def _check(case: Case, path: Path, without: Sequence[str]) -> None:
             raise CaseError(
                 f"{path}: deadline.{item.name}: expected seconds, more than 0 and less than {MAX_DEADLINE_S:.0f}, got {value}"
             )
+    if not 0 <= file.resume.every_s < MAX_DEADLINE_S:
+        raise CaseError(f"{path}: resume.every_s: expected seconds, 0 or more, got {file.resume.every_s}")
     for milestone in file.schedule.chosen_milestones():
         if not 0 <= milestone < file.schedule.steps:
             raise CaseError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Callable, Dict, Optional
 
@@ -18,8 +19,11 @@ class LogTail:
         self._positions: Dict[str, int] = dict.fromkeys(_ROLES, 0)
 
     def follow(self, folder: Path) -> None:
-        """Start with the logs of ``folder``."""
+        """Start with the logs of ``folder``, from their present end on."""
         self._folder = folder
+        for role in _ROLES:
+            with contextlib.suppress(OSError):
+                self._positions[role] = (folder / f"{role}.log").stat().st_size
 
     def read(self) -> None:
         """Pass on the whole lines that are new."""

@@ -24,6 +24,8 @@ from stepalign.coordinator.report.live import LiveView
 from stepalign.coordinator.report.terminal import print_verdict
 from stepalign.coordinator.results.result import Result
 from stepalign.coordinator.results.result_json import to_json
+from stepalign.coordinator.running.case_record import recorded_assignments
+from stepalign.coordinator.running.resume import resume_case
 from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_schedule import run_schedule
 from stepalign.coordinator.running.run_state import Watcher
@@ -36,7 +38,11 @@ _OVERRIDES = ("steps", "mode", "dtype", "seed")
 
 @told_to_ci
 def run(options: argparse.Namespace) -> int:
-    """Run a case, or two commands."""
+    """Run a case, or two commands, or continue a run of them."""
+    if options.resume is not None:
+        options.assignments = [*recorded_assignments(options.resume), *options.assignments]
+        continued = chosen_case(options)
+        return _watched(options, continued, lambda watcher: resume_case(continued, options.resume, watcher))
     case = chosen_case(options)
     return _watched(options, case, lambda watcher: run_case(case, options.out, watcher))
 

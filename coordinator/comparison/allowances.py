@@ -25,13 +25,13 @@ class Allowances:
         self.drift = 0.0
         self.size = Sizes()
         self._tolerances = tolerances
-        self._peak_rate = 0.0
+        self.peak_rate = 0.0
 
     def rate(self, rates: Sequence[float]) -> Tuple[float, float]:
         """Return what a rate may differ by; what is next to nothing beside the greatest rate so far is rounding."""
         tolerance = self._tolerances["lr"]
-        self._peak_rate = max(self._peak_rate, *(abs(rate) for rate in rates if math.isfinite(rate)), 0.0)
-        return tolerance.rtol, max(tolerance.atol, RATE_ATOL_PER_PEAK * self._peak_rate)
+        self.peak_rate = max(self.peak_rate, *(abs(rate) for rate in rates if math.isfinite(rate)), 0.0)
+        return tolerance.rtol, max(tolerance.atol, RATE_ATOL_PER_PEAK * self.peak_rate)
 
     def loss(self) -> Tuple[float, float]:
         """Return what a loss may differ by."""

@@ -29,6 +29,7 @@ from stepalign.coordinator.comparison.canonical import (
 )
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
 from stepalign.coordinator.comparison.gradient_judge import GradientJudge
+from stepalign.coordinator.comparison.judge_memory import JudgeMemory
 from stepalign.coordinator.comparison.piece_comparer import PieceComparer
 from stepalign.coordinator.comparison.rates import pair_groups
 from stepalign.coordinator.comparison.screening import suspects
@@ -81,6 +82,28 @@ class StepJudge:
             self._comparer.compare("initial_parameter", 0, piece.name, pair) for piece in self._names.pieces
         )
         return self._initial
+
+    def memory(self) -> JudgeMemory:
+        """Return all that judging the next step depends on."""
+        return JudgeMemory(
+            self._before,
+            self._state_before,
+            self._allowances.drift,
+            self._allowances.peak_rate,
+            self._updates.variants,
+            self._updates.rounding,
+        )
+
+    def remember(self, memory: JudgeMemory) -> None:
+        """Continue from what another judge of the same sides gave as its memory."""
+        self._before = (Pieces(memory.before[0], self._turned), Pieces(memory.before[1], self._turned))
+        torch, paddle = (
+            {name: Pieces(slots, self._turned) for name, slots in side.items()} for side in memory.state_before
+        )
+        self._state_before = (torch, paddle)
+        self._allowances.drift, self._allowances.peak_rate = memory.drift, memory.peak_rate
+        self._updates.variants, self._updates.rounding = memory.variants, memory.rounding
+        self._initial = ()
 
     def resynchronised(self) -> None:
         """Note that the candidate continues from the reference's state."""

@@ -67,8 +67,8 @@ class UpdateJudge:
         self._pieces: Dict[str, Piece] = {piece.name: piece for piece in names.pieces}
         self._hyper = (hyperparameters(torch), hyperparameters(paddle))
         self._groups = (group_of(torch), group_of(paddle))
-        self._variant: Dict[str, Dict[str, Scalar]] = {}
-        self._rounding: Dict[Tuple[str, int], str] = {}
+        self.variants: Dict[str, Dict[str, Scalar]] = {}
+        self.rounding: Dict[Tuple[str, int], str] = {}
 
     def judge(self, step: UpdateStep, name: str, suspects: np.ndarray) -> Judged:
         """Return the verdict on one parameter's update. ``suspects``: flat indices of elements that differ by value."""
@@ -81,7 +81,7 @@ class UpdateJudge:
         ours = self._residual(step, name, 0, {}, chosen)
         if ours is None or not ours.fits:
             return Judged()
-        theirs = self._residual(step, name, 1, self._variant.get(name, {}), chosen)
+        theirs = self._residual(step, name, 1, self.variants.get(name, {}), chosen)
         known: Tuple[KnownDifference, ...] = ()
         if theirs is not None and not theirs.fits:
             theirs, known = self._as_paddle_does(step, name, theirs, chosen)
@@ -115,7 +115,7 @@ class UpdateJudge:
         tried = self._residual(step, name, 1, variant, chosen)
         if tried is None or not tried.fits:
             return plain, ()
-        self._variant[name] = variant
+        self.variants[name] = variant
         return tried, (
             KnownDifference(
                 f"{self._specs[0].type.lower()}_formula",
@@ -168,11 +168,11 @@ class UpdateJudge:
             lr,
             step.step,
             self._dtype,
-            self._rounding.get((name, side), ""),
+            self.rounding.get((name, side), ""),
             chosen,
         )
         if judgement is not None and judgement.fits and self._dtype == "float32":
-            self._rounding[name, side] = judgement.variant
+            self.rounding[name, side] = judgement.variant
         return judgement
 
 

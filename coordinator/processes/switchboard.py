@@ -89,6 +89,10 @@ class Switchboard:
     def roles(self) -> Tuple[str, ...]:
         return (*self._workers, *self._recorded)
 
+    def stop_ticking(self) -> None:
+        """Call ``on_tick`` no more: the interruption that it told of is being dealt with."""
+        self._on_tick = lambda: None
+
     def close(self) -> None:
         """Close the sockets; nothing is waited for."""
         self._context.destroy(linger=0)

@@ -131,6 +131,8 @@ def _sections(result: Result) -> Iterable[tuple[str, list[Text]]]:
     yield say("NEXT"), [_line(text) for text in wording.next_steps(result)]
     if result.known_differences:
         yield say("KNOWN"), _listed([group.line for group in wording.known_groups(result.known_differences)])
+    if result.resumed is not None:
+        yield say("RESUMED"), [_line(wording.resumed_line(result.resumed))]
     if "schedules" in result.compared:
         yield say("SCHEDULE"), [_line(say(str(result.compared["schedules"]), "causes"))]
     if result.warnings:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stepalign.coordinator.languages.translation import say
 from stepalign.coordinator.results.records import from_strict_number
-from stepalign.coordinator.results.result import FirstDivergence, KnownDifference, Result, SideFacts, Verdict
+from stepalign.coordinator.results.result import FirstDivergence, KnownDifference, Result, Resumed, SideFacts, Verdict
 
 _ANSI = re.compile(r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -259,3 +259,9 @@ def _next_steps(result: Result) -> list[str]:
             """--set 'collect.activations=["*"]' shows the first layer that differs."""
         )
     ]
+
+
+def resumed_line(resumed: Resumed) -> str:
+    """Say how an interrupted run was continued."""
+    text = f"{resumed.at_step} steps were complete; run again from step {resumed.from_step}, they came out bit by bit"
+    return f"{text}. {resumed.note}" if resumed.note else text

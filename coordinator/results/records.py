@@ -11,12 +11,13 @@ import contextlib
 import datetime
 import enum
 import errno
+import fcntl
 import json
 import math
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -174,7 +175,8 @@ def read_result(path: Path) -> dict[str, Any]:
 class StepsLog:
     """`steps.jsonl`, open for appending: one line a step, in the file as soon as `append` returns.
 
-    A torn last line of an interrupted run is cut off at opening, and after a write that failed.
+    A torn last line of an interrupted run is cut off at opening, and after a write that failed. Raises CaseError while
+    another run writes it: an advisory lock, which ends with its process, however that ends.
     """
 
     def __init__(self, path: Path) -> None:
@@ -184,7 +186,11 @@ class StepsLog:
         except OSError as error:
             _raise_unwritable(path, error)
         try:
+            _take_alone(self._file, path)
             _cut_torn_line(self._file)
+        except CaseError:
+            self._file.close()
+            raise
         except OSError as error:
             self._file.close()
             _raise_unwritable(path, error)
@@ -199,6 +205,10 @@ class StepsLog:
             with contextlib.suppress(OSError):
                 _cut_torn_line(self._file)
             _raise_unwritable(self._path, error)
+
+    def sync(self) -> None:
+        """Have all lines on the disk, where a power failure leaves them. Raises OSError."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file; may be called twice."""
@@ -218,16 +228,28 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
 
     Raises CaseError, with the line's number, for any other line that is not a JSON object.
     """
+    return list(iterate_steps(path))
+
+
+def iterate_steps(path: Path, first: int = 0) -> Iterator[dict[str, Any]]:
+    """Read steps.jsonl line by line, from line ``first`` on, as `read_steps` does."""
     file = path / STEPS_NAME if path.is_dir() else path
     try:
         with open(file, "rb") as stream:
-            return [
-                _parse_object(line, f"{file}, line {number}")
-                for number, line in enumerate(stream, start=1)
-                if line.endswith(b"\n")
-            ]
+            for number, line in enumerate(stream):
+                if number >= first and line.endswith(b"\n"):
+                    yield _parse_object(line, f"{file}, line {number + 1}")
     except OSError as error:
         raise CaseError(f"{file}: cannot be read: {error.strerror}. Give a run folder.") from error
+
+
+def _take_alone(file: FileIO, path: Path) -> None:
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CaseError(f"{path.parent}: a run is still writing there. Wait for its end, or end it.") from None
+    except OSError:
+        return  # a file system without locks
 
 
 def _cut_torn_line(file: FileIO) -> None:

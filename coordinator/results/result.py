@@ -125,6 +125,18 @@ class ErrorFacts:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """That an interrupted run was continued.
+
+    ``at_step`` steps were complete then; those from ``from_step`` on were run again and gave what had been recorded.
+    """
+
+    at_step: int
+    from_step: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Result:
     """The verdict of one run and all that it stands on. A side is None when the run failed before it said who it is.
 
@@ -147,6 +159,7 @@ class Result:
     compared: Mapping[str, Any] = field(default_factory=dict)
     worst: Mapping[str, Any] = field(default_factory=dict)
     error: ErrorFacts | None = None
+    resumed: Resumed | None = None
 
     def __post_init__(self) -> None:
         if (self.first_divergence is not None) != (self.verdict is Verdict.DIVERGED):

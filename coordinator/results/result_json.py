@@ -20,6 +20,7 @@ from stepalign.coordinator.results.result import (
     FirstDivergence,
     KnownDifference,
     Result,
+    Resumed,
     Series,
     SideFacts,
     Verdict,
@@ -27,7 +28,7 @@ from stepalign.coordinator.results.result import (
 from stepalign.protocol.errors import CaseError
 
 _Item = TypeVar("_Item")
-_OMITTED_WHEN_EMPTY = ("findings", "warnings", "compared", "worst", "error")
+_OMITTED_WHEN_EMPTY = ("findings", "warnings", "compared", "worst", "error", "resumed")
 _SIDE_KEYS = frozenset(
     [
         "framework",
@@ -47,7 +48,7 @@ _SIDE_KEYS = frozenset(
 def to_json(result: Result) -> dict[str, Any]:
     """Give ``result`` as result.json holds it: strict JSON values, causes sorted, most likely first.
 
-    `findings`, `warnings`, `compared`, `worst` and `error` are there only where they say something.
+    `findings`, `warnings`, `compared`, `worst`, `error` and `resumed` are there only where they say something.
     """
     series = result.series
     written = {
@@ -66,11 +67,12 @@ def to_json(result: Result) -> dict[str, Any]:
             "lr": {"torch": series.lr_torch, "paddle": series.lr_paddle},
             **({"lr_pairs": series.lr_pairs} if series.lr_pairs else {}),
         },
-        "findings": [_finding_json(finding) for finding in result.findings],
+        "findings": [finding_json(finding) for finding in result.findings],
         "warnings": result.warnings,
         "compared": result.compared,
         "worst": result.worst,
         "error": None if result.error is None else vars(result.error),
+        "resumed": None if result.resumed is None else vars(result.resumed),
     }
     strict: dict[str, Any] = to_strict(written)
     return {key: value for key, value in strict.items() if value or key not in _OMITTED_WHEN_EMPTY}
@@ -112,11 +114,12 @@ def from_json(written: Mapping[str, Any]) -> Result:
             first_divergence=top.optional("first_divergence", _divergence_from),
             known_differences=top.tuple_of("known_differences", _known_difference_from),
             causes=top.tuple_of("causes", _cause_from),
-            findings=top.tuple_of("findings", _finding_from, default=()),
+            findings=top.tuple_of("findings", finding_from, default=()),
             warnings=top.tuple_of("warnings", _text, default=()),
             compared=top.object("compared", default={}),
             worst=top.object("worst", default={}),
             error=top.optional("error", _error_from),
+            resumed=top.optional("resumed", _resumed_from),
         )
     except ValueError as error:
         raise CaseError(f"result.json: {error}") from None
@@ -136,7 +139,8 @@ def _side_json(side: SideFacts | None) -> dict[str, Any] | None:
     return {**own, **{key: value for key, value in side.extra.items() if key not in own}}
 
 
-def _finding_json(finding: Finding) -> dict[str, Any]:
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """Give a finding as result.json holds it."""
     return {**vars(finding.cause), **{key: value for key, value in vars(finding).items() if key != "cause"}}
 
 
@@ -292,7 +296,8 @@ def _cause_from(value: Any, path: str) -> Cause:
     )
 
 
-def _finding_from(value: Any, path: str) -> Finding:
+def finding_from(value: Any, path: str) -> Finding:
+    """Read what `finding_json` gave; ``path`` is for the error."""
     finding = _Fields(value, path)
     return Finding(
         cause=_cause_from(value, path),
@@ -315,3 +320,8 @@ def _error_from(value: Any, path: str) -> ErrorFacts:
         signal=error.optional("signal", _text),
         exit_code=error.optional("exit_code", _integer),
     )
+
+
+def _resumed_from(value: Any, path: str) -> Resumed:
+    resumed = _Fields(value, path)
+    return Resumed(resumed.integer("at_step"), resumed.integer("from_step"), resumed.text("note"))

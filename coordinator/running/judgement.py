@@ -12,6 +12,7 @@ from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.processes.switchboard import Interrupted
 from stepalign.coordinator.results.result import FirstDivergence
 from stepalign.coordinator.running.clipped_loss import clipping_warning, first_beyond_clipping
+from stepalign.coordinator.running.continuing import fetch_lost_steps
 from stepalign.coordinator.running.locate import Located, locate
 from stepalign.coordinator.running.noise import beyond_noise, describe_noise, measure_noise, steps_ahead, weigh
 from stepalign.coordinator.running.run_state import Run, Watcher
@@ -38,6 +39,7 @@ def judge_run(run: Run, watcher: Watcher) -> None:
             located = locate(run.case, run.crew, run.folder, run.session.names, failure, run.batches, watcher.tick)
         if not _clipped(run, failure, located, watcher):
             run.divergence = divergence_of(_place(failure, located))
+            fetch_lost_steps(run, watcher)
             run.causes = explain(_evidence(run), failure, located)
             return
     mattering = [finding for finding in run.findings if finding.matters]

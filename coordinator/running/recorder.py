@@ -7,13 +7,12 @@ measures of each kind; whole arrays only for the first few steps and the first s
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
 
 import numpy as np
 
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, nearness
 from stepalign.coordinator.comparison.judge import StepJudge
-from stepalign.coordinator.results.records import StepsLog
 from stepalign.coordinator.results.result import KnownDifference
 from stepalign.coordinator.sessions.lockstep import StepPair
 
@@ -51,13 +50,20 @@ class Record:
         return self.failures[0].first_failure() if self.failures else None
 
 
+class Log(Protocol):
+    """Where the lines of steps go."""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Take one line."""
+
+
 class Recorder:
     """The sink of a lockstep drive."""
 
     def __init__(
         self,
         judge: StepJudge,
-        log: Optional[StepsLog],
+        log: Optional[Log],
         resync: int = 0,
         on_step: Optional[Callable[[StepPair, StepJudgement], None]] = None,
     ) -> None:

@@ -1,7 +1,7 @@
 """Repeats a run up to a step in fresh workers, with every module's output of that step.
 
 A replay starts from the run's initial weights and repeats its steps with the same batches, so it reaches the same state.
-What a run folder needs for that is `case.json`: the case as it was run. A replay says whether it met the recorded losses.
+What a run folder needs for that is `case.json` (`case_record`). A replay says whether it met the recorded losses.
 """
 
 from __future__ import annotations
@@ -11,42 +11,11 @@ from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
 
 from stepalign.coordinator.cases.batches import BatchSource
-from stepalign.coordinator.cases.case import Case, CaseFile
-from stepalign.coordinator.recordings.recording import open_recording
-from stepalign.coordinator.results.records import read_result, write_json
+from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
 from stepalign.coordinator.sessions.members import Crew, both
 from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.coordinator.sessions.session import Session
-from stepalign.protocol.errors import CaseError
-from stepalign.protocol.schema import SchemaError, from_plain, to_plain
-
-CASE_NAME = "case.json"
-
-
-def write_case_record(folder: Path, case: Case) -> None:
-    """Write what a replay needs to know of the case: its folder, and its values after all that the command line set."""
-    record = {"folder": str(case.folder), "case": to_plain(case.file)}
-    if case.against is not None:
-        record["against"] = str(case.against.place.resolve())
-    write_json(folder / CASE_NAME, record)
-
-
-def read_case_record(folder: Path) -> Case:
-    """Return the case of a run folder, as it was run. Raises CaseError if it is not there, or its scripts are gone."""
-    path = folder / CASE_NAME
-    if not path.is_file():
-        raise CaseError(f"{folder} has no {CASE_NAME}: give the folder of a run")
-    record = read_result(path)
-    try:
-        against = open_recording(Path(record["against"])) if "against" in record else None
-        case = Case(Path(record["folder"]), from_plain(CaseFile, record["case"]), against)
-    except (KeyError, TypeError, SchemaError) as error:
-        raise CaseError(f"{path}: not a case that stepalign recorded: {error}") from None
-    for side in ("torch", "paddle"):
-        if (against is None or side != against.side) and not case.side(side).command and not case.script(side).is_file():
-            raise CaseError(f"{path}: the script {case.script(side)} is no longer there: a replay needs the case as it was")
-    return case
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Callable, Dict, List
 from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.recordings.batches import open_batches
 from stepalign.coordinator.results.records import from_strict_number, read_steps
+from stepalign.coordinator.running.case_record import read_case_record
 from stepalign.coordinator.running.locate import compare_modules
-from stepalign.coordinator.running.replay import read_case_record, replay_steps
+from stepalign.coordinator.running.replay import replay_steps
 from stepalign.coordinator.sessions.members import find_crew
 from stepalign.protocol.errors import CaseError
 

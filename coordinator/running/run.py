@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple
 
@@ -22,15 +23,16 @@ from stepalign.coordinator.recordings.batches import open_batches
 from stepalign.coordinator.results.deliverables import attempt, write_loss_log, write_rate_log, write_result
 from stepalign.coordinator.results.records import STEPS_NAME, StepsLog, create_run_folder
 from stepalign.coordinator.results.result import Result
+from stepalign.coordinator.running.case_record import write_case_record
+from stepalign.coordinator.running.checkpoints import Keeper, forget
+from stepalign.coordinator.running.continuing import KeptParts, as_it_was_placed, check_sides
 from stepalign.coordinator.running.judgement import judge_run, judge_what_came
 from stepalign.coordinator.running.recorder import Recorder
-from stepalign.coordinator.running.replay import write_case_record
+from stepalign.coordinator.running.repeated_log import NotRepeatedError, RepeatedLog
 from stepalign.coordinator.running.run_state import Run, Watcher
 from stepalign.coordinator.running.schedule import at_milestones, compare_schedules, defines_schedule
-from stepalign.coordinator.running.verdict import (
-    result_of,
-)
-from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
+from stepalign.coordinator.running.verdict import result_of
+from stepalign.coordinator.sessions.lockstep import Keeping, StepPair, StepPlan
 from stepalign.coordinator.sessions.members import both, find_crew
 from stepalign.coordinator.sessions.naming import unused_patterns
 from stepalign.coordinator.sessions.session import Session
@@ -47,20 +49,29 @@ def run_case(case: Case, out: Optional[Path], watcher: Watcher) -> Tuple[Result,
     watcher.folder(folder)
     run = Run(case, folder)
     write_case_record(folder, case)
+    drive(run, watcher)
+    return write_all(run), folder
+
+
+def drive(run: Run, watcher: Watcher) -> None:
+    """Run the steps and come to the verdict; why that failed is `Run.error`. Only a step of an interrupted run that does
+    not come out as it was raises: NotRepeatedError.
+    """
     try:
         _drive(run, watcher)
         _compare_schedules(run, watcher)
         judge_run(run, watcher)
+    except NotRepeatedError:
+        raise
     except (StepalignError, KeyboardInterrupt) as error:
         run.error = error
         judge_what_came(run)
     except REFUSALS as error:
         run.error = machine_trouble(error)
         judge_what_came(run)
-    return _write(run), folder
 
 
-def _write(run: Run) -> Result:
+def write_all(run: Run) -> Result:
     """Write the run folder's files and return the result; a file that cannot be written makes the run a failed one."""
     result = result_of(run)
     failure = attempt(
@@ -69,6 +80,8 @@ def _write(run: Run) -> Result:
         lambda: _write_rates(run),
     )
     if failure is None or run.error is not None:
+        if run.error is None:
+            forget(run.folder)
         return result
     run.error = failure
     if run.divergence is None:
@@ -85,7 +98,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
     watcher.phase("reading the data")
     run.batches = open_batches(case)
     run.batches[0]
-    run.crew = find_crew(case)
+    run.crew = find_crew(as_it_was_placed(run))
     run.warnings += [*run.crew.placement.warnings, *run.crew.placement.notes]
     with (
         StepsLog(run.folder / STEPS_NAME) as log,
@@ -116,6 +129,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
         )
         watcher.phase("exchanging initial weights")
         run.initial = session.exchange_weights()
+        check_sides(run)
         judge = StepJudge(
             session.names,
             torch,
@@ -131,20 +145,29 @@ def _drive(run: Run, watcher: Watcher) -> None:
         run.compared = {"tensors": rule, "rates and losses": "every step", "batches": "digest of every step's bytes"}
         if case.against is not None:
             run.compared[f"{case.against.side} side"] = f"recorded {case.against.made}, played back from {case.against.place.name}"
-        recorder = Recorder(judge, log, case.file.compare.resync, watcher.step)
+        lines = RepeatedLog(log, run.folder, run.origin.recorded)
+        recorder = Recorder(judge, lines, case.file.compare.resync, watcher.step)
         run.record = recorder.record
         watcher.worst(run.record.worst)
         run.record.rate_pairs = tuple((ours, theirs) for ours, theirs, _ in pair_groups(session.names, torch, paddle))
         run.record.batch_sizes = batch_sizes(run.batches[0])
+        found: List[Finding] = []
+        parts = KeptParts(judge, recorder.record, found)
+        first = parts.restore(run, watcher)
+        every_s = case.file.resume.every_s if case.against is None else 0.0  # a recording has no state
+        keeper = Keeper(run.folder, log, every_s, parts.describe)
         watcher.phase(f"running {case.steps} steps")
-        plan = StepPlan(0, case.steps, kinds, lambda step: case.file.collect.activations, case.file.compare.resync)
-        session.step(_with_activations(plan), run.batches, _watching_masks(run, recorder.take))
+        activations = case.file.collect.activations
+        plan = StepPlan(first, case.steps, kinds, lambda step: activations, case.file.compare.resync)
+        run.plan = replace(_with_activations(plan), keeping=Keeping(keeper.due, keeper.keep))
+        session.step(run.plan, run.batches, _watching_masks(run, recorder.take, found))
     run.warnings += session.endings
 
 
-def _watching_masks(run: Run, take: Callable[[StepPair], None]) -> Callable[[StepPair], None]:
+def _watching_masks(
+    run: Run, take: Callable[[StepPair], None], found: List[Finding]
+) -> Callable[[StepPair], None]:
     """Return ``take`` such that the shared dropout masks of each step are compared too, until they differ."""
-    found: List[Finding] = []
 
     def watch(pair: StepPair) -> None:
         take(pair)
@@ -158,9 +181,7 @@ def _watching_masks(run: Run, take: Callable[[StepPair], None]) -> Callable[[Ste
 def _with_activations(plan: StepPlan) -> StepPlan:
     if not plan.activations(0):
         return plan
-    return StepPlan(
-        plan.first, plan.last, lambda step: (*plan.kinds(step), "activation"), plan.activations, plan.resync
-    )
+    return replace(plan, kinds=lambda step: (*plan.kinds(step), "activation"))
 
 
 def _compare_schedules(run: Run, watcher: Watcher) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
 from stepalign.coordinator.diagnosis.cause import Cause, Finding
-from stepalign.coordinator.results.result import FirstDivergence
+from stepalign.coordinator.results.result import FirstDivergence, Resumed
+from stepalign.coordinator.running.checkpoints import Kept
 from stepalign.coordinator.running.recorder import Record
 from stepalign.coordinator.running.schedule import ScheduleOutcome
-from stepalign.coordinator.sessions.lockstep import StepPair
+from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
 from stepalign.coordinator.sessions.members import Crew
 from stepalign.coordinator.sessions.session import Session
 from stepalign.protocol.messages import Named, WorkerFacts
@@ -37,12 +38,32 @@ class Watcher:
     worst: Callable[[Dict[str, Comparison]], None] = lambda worst: None
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a run begins: afresh, or in the folder of an interrupted one.
+
+    ``recorded`` is how many steps steps.jsonl has; ``kept`` is the state to continue from, None for step 0; ``sides`` is
+    what both sides were.
+    """
+
+    recorded: int = 0
+    kept: Optional[Kept] = None
+    sides: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass
 class Run:
-    """What is known of a run so far; a failure leaves it as it stands."""
+    """What is known of a run so far; a failure leaves it as it stands.
+
+    ``lost_steps`` are those whose whole tensors an interrupted run had, and this one has not yet.
+    """
 
     case: Case
     folder: Path
+    origin: Origin = Origin()
+    plan: Optional[StepPlan] = None
+    lost_steps: List[int] = field(default_factory=list)
+    resumed: Optional[Resumed] = None
     crew: Optional[Crew] = None
     batches: Optional[BatchSource] = None
     record: Record = field(default_factory=Record)

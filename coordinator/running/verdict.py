@@ -134,6 +134,7 @@ def result_of(run: Run) -> Result:
         compared=run.compared,
         worst=worst_of(run.record),
         error=error_facts(run.error) if run.error is not None else None,
+        resumed=run.resumed,
     )
 
 

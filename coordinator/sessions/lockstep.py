@@ -12,17 +12,28 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from typing import Callable, Deque, Dict, Optional, Tuple
+from dataclasses import dataclass, replace
+from typing import Callable, Deque, Dict, Optional, Set, Tuple
 
-from stepalign.coordinator.processes.switchboard import Switchboard, note_fault
-from stepalign.protocol.errors import ProtocolError, WorkerFailure
-from stepalign.protocol.messages import Batch, LoadState, Message, Named, StateLoaded, StepResult
+from stepalign.coordinator.processes.switchboard import Interrupted, Switchboard, note_fault
+from stepalign.protocol.errors import DeadlineExceeded, ProtocolError, StepalignError, WorkerFailure
+from stepalign.protocol.messages import (
+    Batch,
+    Checkpoint,
+    LoadState,
+    Message,
+    Named,
+    SendCheckpoint,
+    StateLoaded,
+    StepResult,
+)
 
 BATCHES_AHEAD = 2
 MAX_LEAD = 4
 LEAD_SIZE_BYTES = 512 << 20
 _TICK_S = 0.1
+WIND_DOWN_S = 5.0
+"""How long an interrupted run may go on to finish the steps under way and to keep its state."""
 _AT_ONCE_S = 0.002
 """A pair of small values is compared on the thread that listens if the last one took no longer."""
 
@@ -43,6 +54,18 @@ class StepPair:
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """When both sides' whole state is to be kept, and who keeps it.
+
+    ``due`` is asked before a step is sent; with True, once more because the run is being interrupted. ``keep`` gets the
+    step that the states stand before, and the states by role, on the comparing thread.
+    """
+
+    due: Callable[[bool], bool]
+    keep: Callable[[int, Dict[str, Checkpoint]], None]
+
+
+@dataclass(frozen=True)
 class StepPlan:
     """What to run: steps ``first`` to ``last`` (exclusive), and what each step is asked to collect."""
 
@@ -51,6 +74,7 @@ class StepPlan:
     kinds: Callable[[int], Tuple[str, ...]]
     activations: Callable[[int], Tuple[str, ...]]
     resync: int = 0
+    keeping: Optional[Keeping] = None
 
 
 class Lockstep:
@@ -80,9 +104,11 @@ class Lockstep:
         self._loading = 0
         self._last_sent: Dict[str, Named] = {}
         self._digests: Dict[int, str] = {}
-        self._compare_s = 0.0
         self._compared: Deque["Future[None]"] = deque()
         self._done = 0
+        self._kept_before: Set[int] = set()
+        self._asked: Set[Tuple[str, int]] = set()
+        self._kept: Dict[int, Dict[str, Checkpoint]] = {}
 
     def run(self, plan: StepPlan, on_pair: Callable[[StepPair], None]) -> None:
         """Run the plan; ``on_pair`` is called once for each step, in order, on a thread of its own.
@@ -95,24 +121,34 @@ class Lockstep:
         self._last_sent = {}
         self._digests = {}
         with ThreadPoolExecutor(1, thread_name_prefix="stepalign-compare") as pool:
-            while self._done < plan.last:
-                self._collect_compared()
-                for role in self._roles:
-                    self._send_ahead(role, plan)
-                self._receive(plan, lambda pair: self._compare(pair, on_pair, pool))
+            beside = _Beside(pool, self._compared, on_pair, plan.keeping)
+            try:
+                self._drive(plan, beside)
+            except Interrupted:
+                self._wind_down(plan, beside)
+                raise
             self._collect_compared(wait=True)
 
-    def _compare(self, pair: StepPair, on_pair: Callable[[StepPair], None], pool: ThreadPoolExecutor) -> None:
-        """Have a pair compared beside the steps; at once, where handing it over takes longer than comparing it."""
-        if self._compared or self._compare_s > _AT_ONCE_S or _has_tensors(pair):
-            self._compared.append(pool.submit(self._timed, on_pair, pair))
-        else:
-            self._timed(on_pair, pair)
+    def _drive(self, plan: StepPlan, beside: "_Beside", until: Optional[float] = None) -> None:
+        while self._done < plan.last:
+            self._collect_compared()
+            beside.collect_kept()
+            for role in self._roles:
+                self._send_ahead(role, plan)
+            self._receive(plan, beside, until)
 
-    def _timed(self, on_pair: Callable[[StepPair], None], pair: StepPair) -> None:
-        started = time.monotonic()
-        on_pair(pair)
-        self._compare_s = time.monotonic() - started
+    def _wind_down(self, plan: StepPlan, beside: "_Beside") -> None:
+        """Keep both sides' state where they can be brought to one step in time, and run one more step to prove it by."""
+        target = max(self._sent.values())
+        if plan.keeping is None or target in (plan.first, plan.last) or not plan.keeping.due(True):
+            return
+        self._kept_before.add(target)
+        self._switchboard.stop_ticking()
+        try:
+            self._drive(replace(plan, last=target + 1, keeping=None), beside, time.monotonic() + WIND_DOWN_S)
+            self._collect_compared(wait=True)
+        except StepalignError:
+            return  # why it was interrupted is what counts
 
     def _collect_compared(self, wait: bool = False) -> None:
         while self._compared and (wait or self._compared[0].done()):
@@ -129,6 +165,7 @@ class Lockstep:
             self._last_sent[role] = arrays
             if self._sent[role] == self._answered[role]:
                 self._busy_since[role] = time.monotonic()
+            self._ask_for_state(role, step, plan)
             self._switchboard.send(role, Batch(step, {} if again else arrays, plan.kinds(step), plan.activations(step), again))
             self._sent[role] += 1
 
@@ -146,11 +183,31 @@ class Lockstep:
             return False
         return step == compared + 1 or sum(sizes.values()) <= LEAD_SIZE_BYTES
 
+    def _ask_for_state(self, role: str, step: int, plan: StepPlan) -> None:
+        """Before a step, ask for the state that it starts from, of both sides or of none: the first to come decides."""
+        leads = step > plan.first and step == max(self._sent.values())
+        if plan.keeping is not None and leads and not self._kept_before and plan.keeping.due(False):
+            self._kept_before.add(step)
+        if step in self._kept_before and (role, step) not in self._asked:
+            self._asked.add((role, step))
+            self._switchboard.send(role, SendCheckpoint())
+
+    def _take_state(self, role: str, state: Checkpoint, beside: "_Beside") -> None:
+        step = self._answered[role]
+        if (role, step) not in self._asked:
+            raise _out_of_turn(role, state)
+        self._asked.discard((role, step))
+        states = self._kept.setdefault(step, {})
+        states[role] = state
+        if len(states) == len(self._roles):
+            self._kept_before.discard(step)
+            beside.keep(step, self._kept.pop(step))
+
     def _resynchronised(self, role: str, step: int, plan: StepPlan) -> bool:
         """Before a step that both sides start from the reference's state: send it to the candidate; False if not here
         yet.
         """
-        if not plan.resync or step == plan.first or (step - plan.first) % plan.resync or role != self._roles[1]:
+        if not plan.resync or step == plan.first or step % plan.resync or role != self._roles[1]:
             return True
         if step - 1 not in self._states or self._answered[role] < step:
             return False
@@ -161,7 +218,7 @@ class Lockstep:
     def _quiet(self, role: str) -> bool:
         return self._sent[role] == self._answered[role]
 
-    def _receive(self, plan: StepPlan, submit: Callable[[StepPair], None]) -> None:
+    def _receive(self, plan: StepPlan, beside: "_Beside", until: Optional[float]) -> None:
         waiting = [role for role in self._roles if not self._quiet(role)]
         if not waiting:
             wait(list(self._compared)[:1], _TICK_S)
@@ -170,7 +227,12 @@ class Lockstep:
                 raise _out_of_turn(*unasked)
             return
         deadline = min(self._busy_since[role] for role in waiting) + self._step_timeout_s
-        role, message = self._switchboard.next(deadline, waiting, "step")
+        if until is not None and time.monotonic() >= until:
+            raise DeadlineExceeded("the steps under way take longer than an interruption may")
+        role, message = self._switchboard.next(min(deadline, until or deadline), waiting, "step")
+        if isinstance(message, Checkpoint):
+            self._take_state(role, message, beside)
+            return
         if isinstance(message, StateLoaded) and self._loading and role == self._roles[1]:
             self._loading -= 1
             return
@@ -193,7 +255,7 @@ class Lockstep:
             plan.resync
             and role == self._roles[0]
             and self._carry_state
-            and (message.step + 1 - plan.first) % plan.resync == 0
+            and (message.step + 1) % plan.resync == 0
         ):
             self._states[message.step] = self._carry_state(message)
         pair = self._results.setdefault(message.step, {})
@@ -202,7 +264,47 @@ class Lockstep:
             del self._results[message.step]
             self._done += 1
             digest = self._digests.pop(message.step)
-            submit(StepPair(message.step, pair[self._roles[0]], pair[self._roles[1]], digest))
+            beside.compare(StepPair(message.step, pair[self._roles[0]], pair[self._roles[1]], digest))
+
+
+class _Beside:
+    """What runs beside the steps, in order, on the comparing thread; small pairs, where nothing waits, on the caller's."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        compared: Deque["Future[None]"],
+        on_pair: Callable[[StepPair], None],
+        keeping: Optional[Keeping],
+    ) -> None:
+        self._pool = pool
+        self._compared = compared
+        self._on_pair = on_pair
+        self._keeping = keeping
+        self._kept: Deque["Future[None]"] = deque()
+        self._compare_s = 0.0
+
+    def compare(self, pair: StepPair) -> None:
+        """Have a pair compared; at once, where handing it over takes longer than comparing it."""
+        if self._compared or self._kept or self._compare_s > _AT_ONCE_S or _has_tensors(pair):
+            self._compared.append(self._pool.submit(self._timed, pair))
+        else:
+            self._timed(pair)
+
+    def _timed(self, pair: StepPair) -> None:
+        started = time.monotonic()
+        self._on_pair(pair)
+        self._compare_s = time.monotonic() - started
+
+    def collect_kept(self) -> None:
+        """Raise what keeping a state has raised."""
+        while self._kept and self._kept[0].done():
+            self._kept.popleft().result()
+
+    def keep(self, step: int, states: Dict[str, Checkpoint]) -> None:
+        """Have the states before ``step`` kept, once all steps before it are compared."""
+        if self._keeping is not None:
+            self._kept.append(self._pool.submit(self._keeping.keep, step, states))
 
 
 def _has_tensors(pair: StepPair) -> bool:

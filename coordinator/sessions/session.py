@@ -180,6 +180,13 @@ class Session:
         """Have one side continue from another state."""
         self.switchboard.ask({role: state}, messages.StateLoaded, self._weights_s, "weights")
 
+    def load_checkpoint(self, states: Mapping[str, messages.LoadCheckpoint]) -> str:
+        """Have both sides continue from a state of theirs; return what they could not put back, empty if all is as it
+        was.
+        """
+        answers = self.switchboard.ask(states, messages.CheckpointLoaded, self._weights_s, "weights")
+        return next((f"{role}: {answer.problem}" for role, answer in answers.items() if answer.problem), "")
+
     def exchange_weights(self) -> Dict[str, Named]:
         """Give both sides the case's initial weights; return, by role, all tensors as each side holds them now."""
         source = self._case.file.weights.source

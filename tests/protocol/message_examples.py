@@ -25,6 +25,7 @@ FACTS = messages.WorkerFacts(
     other_frameworks_loaded=(),
     libraries=("libgomp.so.1", "libtorch_cpu.so"),
     settings={"threads": 2, "tf32": False, "dtype": "float32", "scale": 0.5, "none": None, "shape": (1, 2.5)},
+    scripts={"torch_side.py": "cd" * 32},
 )
 DECLARATION = specs.Declaration(
     tensors=(
@@ -63,6 +64,10 @@ EXAMPLES: "tuple[Message, ...]" = (
     messages.WeightsLoaded({}),
     messages.LoadState(SMALL, {"weight/moment1": np.ones((3, 2), np.float32)}),
     messages.StateLoaded(),
+    messages.SendCheckpoint(),
+    messages.Checkpoint(SMALL, '{"random": [1, Infinity]}', "", 0.5),
+    messages.LoadCheckpoint(SMALL, "{}"),
+    messages.CheckpointLoaded("torch: model/weight is not what was put back"),
     messages.Batch(3, {"ids": np.arange(4, dtype=np.int32)}, ("gradient", "parameter"), ("layers.*",)),
     messages.StepResult(
         3, [3e-5, 1e-4], np.asarray(0.6931472, np.float32), "ab" * 32,

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from stepalign.workers.torch_worker.activations import record_activations
+from stepalign.workers.torch_worker.checkpoint import (
+    as_array,
+    bare_module,
+    read_random,
+    read_state,
+    write_random,
+    write_state,
+)
 from stepalign.workers.torch_worker.clipping import clips_inside, used_gradients
 from stepalign.workers.torch_worker.dropout import follow_modules, replace_dropout
 from stepalign.workers.torch_worker.gradients import apply_gradients, check_parts, forget_names, hold_parameters
@@ -20,7 +28,7 @@ from stepalign.workers.torch_worker.model import (
     unwrap_model,
     write_tensors,
 )
-from stepalign.workers.torch_worker.modules import describe_modules
+from stepalign.workers.torch_worker.modules import describe_modules, walk
 from stepalign.workers.torch_worker.optimizer import clear_gradients, describe_optimizer, learning_rates
 from stepalign.workers.torch_worker.optimizer_state import read_optimizer_state, write_optimizer_state
 from stepalign.workers.torch_worker.scheduler import describe_scheduler, read_rates, step_scheduler, watches_loss
@@ -30,6 +38,8 @@ from stepalign.workers.torch_worker.tensors import from_numpy, to_numpy
 
 __all__ = [
     "apply_gradients",
+    "as_array",
+    "bare_module",
     "cast_model",
     "check_parts",
     "check_training",
@@ -51,8 +61,10 @@ __all__ = [
     "read_gradients",
     "read_optimizer_state",
     "read_parameters",
+    "read_random",
     "read_rates",
     "read_settings",
+    "read_state",
     "record_activations",
     "replace_dropout",
     "set_mode",
@@ -62,9 +74,12 @@ __all__ = [
     "unwrap_model",
     "used_gradients",
     "version",
+    "walk",
     "watch_backward",
     "watch_updates",
     "watches_loss",
     "write_optimizer_state",
+    "write_random",
+    "write_state",
     "write_tensors",
 ]

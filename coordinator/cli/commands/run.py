@@ -16,6 +16,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_case_options(parser)
     add_output(parser)
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="continue the interrupted run of this folder, in this folder, with the options that it was given",
+    )
 
 
 COMMAND = Command(
@@ -42,6 +48,7 @@ scripts that own their loop; each needs four lines for it, see docs/scripts.md.
             "stepalign run --torch 'python train.py' --paddle 'python port.py' --data data.npz --steps 5",
         ),
         ("compare with a side that was recorded elsewhere", "stepalign run my_case --against my_case-torch.zip"),
+        ("go on with a run that was interrupted", "stepalign run my_case --resume runs/my_case-20260101-120000"),
         ("in a CI job", "stepalign run my_case --quiet --out result --junit result.xml"),
     ),
 )

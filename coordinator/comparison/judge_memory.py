@@ -1,0 +1,25 @@
+"""What a `StepJudge` keeps from one step to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Mapping, Tuple
+
+from stepalign.coordinator.comparison.canonical import Arrays
+from stepalign.protocol.specs import Scalar
+
+
+@dataclass
+class JudgeMemory:
+    """The state before the next step, torch first, in canonical terms; and what was learned on the way.
+
+    ``variants`` has the form of paddle's rule by parameter, ``rounding`` how a side rounds by parameter and side (0 is
+    torch). Nothing of it is changed in place by a judge but the last two.
+    """
+
+    before: Tuple[Arrays, Arrays]
+    state_before: Tuple[Mapping[str, Arrays], Mapping[str, Arrays]]
+    drift: float
+    peak_rate: float
+    variants: Dict[str, Dict[str, Scalar]]
+    rounding: Dict[Tuple[str, int], str]

@@ -1,0 +1,175 @@
+"""What an interrupted run continues from: both sides' state, the judge's and the record's, kept now and then.
+
+    RUN/checkpoints/<step>/state.json    everything but arrays, and which array is which, by digest
+    RUN/checkpoints/<step>/arrays.npz    each array once, by its digest
+
+Guarantees: a folder that has its name is whole, and no step of it is missing in steps.jsonl, also after a power failure;
+every array is checked against its digest when it is read; nothing is pickled. The two newest are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from stepalign.coordinator.results.records import StepsLog, read_result, to_strict, write_json
+from stepalign.protocol.errors import CaseError, StepalignError
+from stepalign.protocol.messages import Checkpoint, Named
+from stepalign.protocol.tensors import digest
+
+FOLDER_NAME = "checkpoints"
+REFUSED_NAME = "refused.json"
+KEPT = 2
+MOST_OF_TIME = 0.05
+"""The part of a run's time that keeping may take."""
+
+WORTH_S = 2.0
+"""An interrupted run keeps its state if the steps since the last time took longer than this."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One checkpoint: arrays by owner (``torch``, ``paddle``, ``judge``, ``record``) and name, and all else as JSON."""
+
+    step: int
+    arrays: Mapping[str, Named]
+    plain: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Keeper:
+    """Decides when to keep, and keeps. ``describe`` gives the judge's and the record's part at that moment.
+
+    ``due`` is called on the run's thread, ``keep`` on the comparing thread.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        log: StepsLog,
+        every_s: float,
+        describe: Callable[[], Tuple[Dict[str, Named], Dict[str, Any]]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder / FOLDER_NAME
+        self._log = log
+        self._every_s = every_s
+        self._describe = describe
+        self._clock = clock
+        self._last = clock()
+        self._cost_s = 0.0
+        self._refused = not every_s
+
+    def due(self, interrupted: bool) -> bool:
+        """Say whether it is time; an interruption does not wait for it."""
+        if self._refused:
+            return False
+        now = self._clock()
+        wait_s = min(WORTH_S, self._every_s) if interrupted else max(self._every_s, self._cost_s / MOST_OF_TIME)
+        if now - self._last < wait_s:
+            return False
+        self._last = now
+        return True
+
+    def keep(self, step: int, states: Dict[str, Checkpoint]) -> None:
+        """Write a checkpoint; one that cannot be had or written is noted in the folder, and the run goes on."""
+        started = self._clock()
+        problem = next((f"the {role} side: {state.problem}" for role, state in states.items() if state.problem), "")
+        try:
+            if problem:
+                self._refused = True
+                self._folder.mkdir(exist_ok=True)
+                write_json(self._folder / REFUSED_NAME, {"step": step, "reason": problem})
+                return
+            arrays, plain = self._describe()
+            arrays.update({role: dict(state.tensors) for role, state in states.items()})
+            self._log.sync()
+            write_checkpoint(
+                self._folder, Kept(step, arrays, {**plain, "sides": {role: state.plain for role, state in states.items()}})
+            )
+        except (OSError, StepalignError) as error:
+            self._refused = True  # a full disk: steps.jsonl and result.json need what is left more
+            with contextlib.suppress(OSError, StepalignError):
+                write_json(self._folder / REFUSED_NAME, {"step": step, "reason": str(error)})
+        self._cost_s = self._clock() - started + max(state.seconds for state in states.values())
+        self._last = self._clock()
+
+
+def write_checkpoint(folder: Path, kept: Kept) -> None:
+    """Write a checkpoint into ``folder``, whole or not at all, and remove all but the newest."""
+    folder.mkdir(exist_ok=True)
+    for leftover in folder.glob(".*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = folder / f".{kept.step}.tmp"
+    temporary.mkdir()
+    try:
+        by_digest: Dict[str, np.ndarray] = {}
+        index: Dict[str, Dict[str, str]] = {}
+        for owner, named in kept.arrays.items():
+            index[owner] = {name: digest({"": array}) for name, array in named.items()}
+            by_digest.update({index[owner][name]: array for name, array in named.items()})
+        with open(temporary / "arrays.npz", "xb") as file:
+            np.savez(file, **by_digest)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        write_json(temporary / "state.json", {"step": kept.step, "arrays": index, **to_strict(kept.plain)})
+        target = folder / str(kept.step)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(temporary, target)
+        _sync_folder(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for step in kept_steps(folder.parent)[KEPT:]:
+        shutil.rmtree(folder / str(step), ignore_errors=True)
+
+
+def kept_steps(run: Path) -> List[int]:
+    """Return the steps of a run folder's checkpoints, the newest first."""
+    return sorted((int(path.name) for path in (run / FOLDER_NAME).glob("[0-9]*") if path.name.isdigit()), reverse=True)
+
+
+def read_checkpoint(run: Path, step: int) -> Kept:
+    """Read a checkpoint. Raises CaseError if anything of it is not as it was written."""
+    folder = run / FOLDER_NAME / str(step)
+    plain = read_result(folder / "state.json")
+    try:
+        with np.load(folder / "arrays.npz", allow_pickle=False) as archive:
+            found = {name: np.asarray(archive[name]) for name in archive.files}
+        wrong = [name for name, array in found.items() if digest({"": array}) != name]
+        if wrong or plain["step"] != step:
+            raise CaseError(f"{folder}: an array is not what its digest says")
+        arrays = {
+            owner: {name: found[key] for name, key in named.items()} for owner, named in plain.pop("arrays").items()
+        }
+    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise CaseError(f"{folder}: a damaged checkpoint: {type(error).__name__}: {error}") from None
+    return Kept(step, arrays, plain)
+
+
+def why_refused(run: Path) -> Optional[str]:
+    """Return why a run kept no state, if a side said so."""
+    try:
+        return str(json.loads((run / FOLDER_NAME / REFUSED_NAME).read_text(encoding="utf-8"))["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def forget(run: Path) -> None:
+    """Remove all checkpoints of a run that is complete."""
+    shutil.rmtree(run / FOLDER_NAME, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

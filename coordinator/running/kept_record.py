@@ -1,0 +1,125 @@
+"""The judge's memory and the record of a run as arrays and plain values, and back.
+
+Guarantees: what comes back is equal to what went in, to the last bit; whole tensors of steps (`Record.pairs`) are not
+kept, only which steps had them.
+"""
+
+from __future__ import annotations
+
+import typing
+from typing import Any, Dict, List, Mapping, Tuple
+
+import numpy as np
+
+from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
+from stepalign.coordinator.comparison.judge_memory import JudgeMemory
+from stepalign.coordinator.comparison.measures import Measures
+from stepalign.coordinator.results.records import from_strict_number
+from stepalign.coordinator.results.result import KnownDifference
+from stepalign.coordinator.running.recorder import Record
+from stepalign.protocol.messages import Named
+from stepalign.protocol.schema import from_plain, to_plain
+
+_SEPARATOR = "\n"
+_FLOATS = frozenset(name for name, kind in typing.get_type_hints(Measures).items() if kind is float)
+
+
+def pack_memory(memory: JudgeMemory) -> Tuple[Named, Dict[str, Any]]:
+    """Return a judge's memory as arrays and plain values."""
+    arrays: Named = {}
+    for side in (0, 1):
+        arrays.update({f"before{side}/{name}": array for name, array in memory.before[side].items()})
+        for name, slots in memory.state_before[side].items():
+            arrays.update({f"state{side}/{name}/{slot}": array for slot, array in slots.items()})
+    return arrays, {
+        "drift": memory.drift,
+        "peak_rate": memory.peak_rate,
+        "variants": {name: list(map(list, variant.items())) for name, variant in memory.variants.items()},
+        "rounding": [[name, side, text] for (name, side), text in memory.rounding.items()],
+    }
+
+
+def unpack_memory(arrays: Named, plain: Mapping[str, Any]) -> JudgeMemory:
+    """Return the memory that `pack_memory` was given."""
+    before: Tuple[Named, Named] = ({}, {})
+    states: Tuple[Dict[str, Named], Dict[str, Named]] = ({}, {})
+    for key, array in arrays.items():
+        kind, _, name = key.partition("/")
+        side = int(kind[-1])
+        if kind.startswith("before"):
+            before[side][name] = array
+        else:
+            tensor, _, slot = name.rpartition("/")
+            states[side].setdefault(tensor, {})[slot] = array
+    return JudgeMemory(
+        before,
+        states,
+        from_strict_number(plain["drift"]),
+        from_strict_number(plain["peak_rate"]),
+        {name: {key: _scalar(value) for key, value in variant} for name, variant in plain["variants"].items()},
+        {(name, side): text for name, side, text in plain["rounding"]},
+    )
+
+
+def pack_record(record: Record) -> Tuple[Named, Dict[str, Any]]:
+    """Return a record as arrays (one row a step) and plain values."""
+    arrays: Named = {
+        "drifts": np.array(record.drifts, np.float64),
+        "loss_passed": np.array(record.loss_passed, np.bool_),
+        "rate_passed": np.array(record.rate_passed, np.bool_),
+    }
+    for side in (0, 1):
+        arrays[f"losses{side}"] = np.array(record.losses[side])
+        arrays[f"rates{side}"] = np.array(record.rates[side], np.float64)
+        text = _SEPARATOR.join(record.batch_digests[side])
+        arrays[f"digests{side}"] = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+    return arrays, {
+        "seconds": list(record.seconds),
+        "known": [to_plain(item) for item in record.known.values()],
+        "worst": [to_plain(item) for item in record.worst.values()],
+        "counts": record.counts,
+        "failures": [to_plain(judgement) for judgement in record.failures],
+        "whole_steps": sorted(record.pairs),
+    }
+
+
+def unpack_record(record: Record, arrays: Named, plain: Mapping[str, Any]) -> List[int]:
+    """Put what `pack_record` gave into a fresh record; return the steps whose whole tensors it had."""
+    for side in (0, 1):
+        record.losses[side][:] = [np.array(loss) for loss in arrays[f"losses{side}"]]
+        record.rates[side][:] = arrays[f"rates{side}"].tolist()
+        text = arrays[f"digests{side}"].tobytes().decode("utf-8", "surrogateescape")
+        record.batch_digests[side][:] = text.split(_SEPARATOR)
+    record.drifts[:] = arrays["drifts"].tolist()
+    record.loss_passed[:] = arrays["loss_passed"].tolist()
+    record.rate_passed[:] = arrays["rate_passed"].tolist()
+    record.seconds = (float(plain["seconds"][0]), float(plain["seconds"][1]))
+    known = [from_plain(KnownDifference, item) for item in plain["known"]]
+    record.known.update({(item.code, item.torch_name): item for item in known})
+    record.worst.update({item.kind: item for item in map(_comparison, plain["worst"])})
+    record.counts.update(plain["counts"])
+    record.failures[:] = [
+        StepJudgement(
+            item["step"],
+            tuple(_comparison(each) for each in item["comparisons"]),
+            tuple(from_plain(KnownDifference, each) for each in item["known"]),
+            from_strict_number(item["drift"]),
+        )
+        for item in plain["failures"]
+    ]
+    return list(plain["whole_steps"])
+
+
+def _comparison(written: Dict[str, Any]) -> Comparison:
+    values = dict(written)
+    for name in ("rtol", "atol"):
+        values[name] = from_strict_number(values[name])
+    if values["measures"] is not None:
+        measures = dict(values["measures"])
+        measures.update({name: from_strict_number(measures[name]) for name in _FLOATS})
+        values["measures"] = measures
+    return from_plain(Comparison, values)
+
+
+def _scalar(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
