@@ -1,12 +1,14 @@
 """The pytest plugin: the fixture `stepalign_run` and the marker ``stepalign`` run a case within a test.
 
 Guarantees: a test passes only if the case is aligned; one that fails shows the terminal's text and no traceback; runs
-under pytest-xdist wait for each other unless ``--stepalign-parallel`` is given. Every pytest of an environment that
-stepalign is installed in imports this module, so it imports nothing of the coordinator's before a case is run.
+under pytest-xdist share no GPU, and without GPUs wait for each other, unless ``--stepalign-parallel`` is given. Every
+pytest of an environment that stepalign is installed in imports this module, so it imports nothing of the coordinator's
+before a case is run.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +25,15 @@ LOCK_WAIT_S = 3600.0
 """How long a run waits for those of other pytest processes before its test fails."""
 
 _MARKER = "stepalign"
-_KEYS = ("case", "steps", "mode", "dtype", "seed", "assignments")
+_KEYS = ("case", "steps", "mode", "dtype", "seed", "assignments", "against")
+_LISTED_KEYS = ("case", "steps", "mode", "dtype", "seed")
+"""Those for which a marker may list several values: the test runs for each combination."""
+
+_CHOSEN = "_stepalign_chosen"
 _MARKER_HELP = (
-    "stepalign(case, *, steps, mode, dtype, seed, assignments): run a case, its folder relative to the test's, before the "
-    "test's body; fail the test unless it is aligned. With the fixture stepalign_run these are the defaults of its call."
+    "stepalign(case, *, steps, mode, dtype, seed, assignments, against): run a case, its folder relative to the test's, before "
+    "the test's body; fail the test unless it is aligned. A list of cases, steps, modes, dtypes or seeds makes a test for "
+    "each combination. With the fixture stepalign_run these are the defaults of its call."
 )
 _HEADLINE = pytest.StashKey[str]()
 
@@ -52,6 +59,7 @@ class CaseRunner:
         dtype: str | None = None,
         seed: int | None = None,
         assignments: Sequence[str] | None = None,
+        against: str | os.PathLike[str] | None = None,
         check: bool = True,
     ) -> Result:
         """Run ``case``, a folder relative to the test's own, and return the result; parameters as for `stepalign.run`.
@@ -60,8 +68,12 @@ class CaseRunner:
         """
         given = {
             "case": case, "steps": steps, "mode": mode, "dtype": dtype, "seed": seed, "assignments": assignments,
+            "against": against,
         }  # fmt: skip
         settings = {**self._defaults, **{key: value for key, value in given.items() if value is not None}}
+
+        if settings.get("against") is not None:
+            settings["against"] = self._node.path.parent / settings["against"]
 
         def call(folder: Path, out: Path) -> Result:
             from stepalign.coordinator import api
@@ -158,6 +170,27 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER_HELP)
 
 
+@pytest.fixture(name=_CHOSEN)
+def _chosen(request: pytest.FixtureRequest) -> Any:
+    """Give a test of a marker with lists its own combination."""
+    return request.param
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test for each combination of what the markers list."""
+    markers = list(metafunc.definition.iter_markers(_MARKER))
+    settings: dict[str, Any] = {}
+    for marker in reversed(markers):
+        settings.update({**dict(zip(("case",), marker.args)), **marker.kwargs})
+    listed = {key: list(settings[key]) for key in _LISTED_KEYS if isinstance(settings.get(key), (list, tuple))}
+    if not listed:
+        return
+    combinations = [dict(zip(listed, values)) for values in itertools.product(*listed.values())]
+    metafunc.fixturenames.append(_CHOSEN)
+    ids = ["-".join(_plain(str(value)) for value in each.values()) for each in combinations]
+    metafunc.parametrize(_CHOSEN, combinations, indirect=True, ids=ids)
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Give a marked test the fixture that runs its case."""
     if item.get_closest_marker(_MARKER) is not None:
@@ -209,11 +242,12 @@ def _asks_itself(item: pytest.Item) -> bool:
 
 
 def _marked_settings(item: pytest.Item) -> dict[str, Any]:
-    """Merge the markers, the nearest last."""
+    """Merge the markers, the nearest last, and take this test's own of what they list."""
     settings: dict[str, Any] = {}
     for marker in reversed(list(item.iter_markers(_MARKER))):
         settings.update(_settings_of(item, marker.args, marker.kwargs))
-    return settings
+    call = getattr(item, "callspec", None)
+    return {**settings, **(call.params.get(_CHOSEN, {}) if call is not None else {})}
 
 
 def _settings_of(item: pytest.Item, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,30 +266,15 @@ def _settings_of(item: pytest.Item, args: Sequence[Any], kwargs: Mapping[str, An
 
 @contextmanager
 def _turn(config: pytest.Config) -> Iterator[None]:
-    """Wait until no other pytest of this user runs a case, unless the user allows it."""
+    """Wait for a share of the machine that no other pytest of this user runs a case on, unless the user allows it."""
     if config.getoption("stepalign_parallel"):
         yield
         return
-    from filelock import FileLock, Timeout
-
+    from stepalign.coordinator.devices import slots
     from stepalign.coordinator.environments.home import home_folder
-    from stepalign.protocol.errors import DeadlineExceeded, EnvironmentFailure
 
-    path = home_folder() / "pytest.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path).acquire(timeout=LOCK_WAIT_S)
-    except Timeout:
-        raise DeadlineExceeded(
-            f"waited {LOCK_WAIT_S:.0f} s for the cases of other pytest processes, which hold {path}; "
-            "--stepalign-parallel does not wait"
-        ) from None
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"{path}: cannot be locked: {error.strerror}; set STEPALIGN_HOME to a folder that you can write to, "
-            "or give --stepalign-parallel"
-        ) from None
-    with lock:
+    worker = re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", ""))
+    with slots.take_slot(slots.machine_slots(), home_folder(), int(worker or 0), LOCK_WAIT_S):
         yield
 
 

@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+import stepalign.coordinator.api  # noqa: F401 (a pytest in this process forgets what it imported, and would have it twice)
+
 from .real_cases import write_case
 
 pytest_plugins = ["pytester"]
@@ -122,6 +124,35 @@ def test_the_fixture_runs_cases_relative_to_the_test_and_fills_in_from_the_marke
             assert ended[0][0].file.dtype == dtype
     """)
     suite.runpytest_inprocess().assert_outcomes(passed=4)
+
+
+def test_a_marker_with_lists_makes_a_test_for_each_combination(suite: pytest.Pytester) -> None:
+    write_case(suite.path / "other")
+    suite.makepyfile("""
+        import pytest
+
+        seen = []
+
+        @pytest.mark.stepalign(case=["case", "other"], dtype=["float32", "float64"], steps=4)
+        def test_each(ended, request):
+            (case, _), = ended
+            seen.append((case.folder.name, case.file.dtype, case.steps))
+
+        @pytest.mark.stepalign(mode=("eval", "train"), case="case")
+        class TestCalls:
+            def test_call(self, stepalign_run, ended):
+                stepalign_run(steps=2)
+                seen.append((ended[0][0].file.mode, ended[0][0].steps))
+
+        def test_all_were_seen():
+            assert seen == [
+                ("case", "float32", 4), ("case", "float64", 4), ("other", "float32", 4), ("other", "float64", 4),
+                ("eval", 2), ("train", 2),
+            ]
+    """)
+    result = suite.runpytest_inprocess("-v")
+    result.assert_outcomes(passed=7)
+    result.stdout.fnmatch_lines(["*::test_each[[]other-float64[]] PASSED*", "*::test_call[[]train[]] PASSED*"])
 
 
 @pytest.mark.parametrize("end", ["diverged", "inconclusive", "failed"])
@@ -293,13 +324,32 @@ def meet(name):
     suite.runpytest_subprocess("-n", "2", "--stepalign-parallel").assert_outcomes(passed=2)
 
 
+def test_under_xdist_cases_run_at_once_on_gpus_of_their_own(suite: pytest.Pytester) -> None:
+    suite.makeconftest(
+        CONFTEST
+        + """
+from stepalign.coordinator.devices import slots
+
+slots.machine_slots = lambda: (slots.Slot(("gpu-a", "gpu-b"), ("a", "b")), slots.Slot(("gpu-c", "gpu-d"), ("c", "d")))
+"""
+    )
+    together = """
+def meet(name):
+    (HERE / f"inside-{os.environ['CUDA_VISIBLE_DEVICES']}").touch()
+    wait_for("inside-*", 2)
+"""
+    suite.makepyfile(MEETING + together)
+    suite.runpytest_subprocess("-n", "2").assert_outcomes(passed=2)
+    assert {path.name for path in suite.path.glob("inside-*")} == {"inside-a,b", "inside-c,d"}
+
+
 def test_the_snippets_of_the_documentation_pass(suite: pytest.Pytester) -> None:
     for name in ("my_case", "cases/bert", "cases/resnet"):
         write_case(suite.path / name)
     page = (_ROOT / "docs/python.md").read_text(encoding="utf-8")
     snippets = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
     suite.makepyfile(**{f"test_{number}": text for number, text in enumerate(snippets) if "import pytest" in text})
-    suite.runpytest_inprocess().assert_outcomes(passed=7)
+    suite.runpytest_inprocess().assert_outcomes(passed=15)
 
 
 def test_the_example_suite_passes_with_both_frameworks(tmp_path: Path) -> None:
