@@ -50,9 +50,9 @@ def equal(options: Options) -> Measured:
     return Measured(compared / plain, f"{1e3 * compared:.1f} ms against {1e3 * plain:.1f} ms of CPU time")
 
 
-def transport(options: Options) -> Measured:
+def transport(shared: bool) -> Measured:
     """Measure one tensor's way from another process into an array here against memcpy of it."""
-    taken_s, copied_s = transfer(TENSOR_ELEMENTS)
+    taken_s, copied_s = transfer(TENSOR_ELEMENTS, shared)
     return Measured(taken_s / copied_s, f"{1e3 * taken_s:.1f} ms against {1e3 * copied_s:.1f} ms, the least of 15 each")
 
 
@@ -64,7 +64,8 @@ def help_text(options: Options) -> Measured:
 
 
 ROWS = (
-    Row("transport", "one tensor of 64 MiB from worker to comparison", "memcpy of it", "2", transport),
+    Row("transport", "one tensor of 64 MiB from worker to comparison", "memcpy of it", "2", lambda options: transport(True)),
+    Row("transport_frames", "the same where nothing is shared", "memcpy of it", "2", lambda options: transport(False)),
     Row("measure", "comparing two tensors, all measures", "memcpy of both", "3", lambda options: _against_copy("measure")),
     Row("screen", "comparing two tensors, what every step does", "memcpy of both", "3", lambda options: _against_copy("screen")),
     Row("equal", "comparing two equal tensors", "memcmp of both", "1.5", equal),

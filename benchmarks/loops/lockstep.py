@@ -29,16 +29,21 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def rss_bytes() -> int:
-    """Return the resident memory of this process."""
+def rss_bytes(which: str = "VmRSS") -> int:
+    """Return the resident memory of this process, shared pages included; ``VmHWM``: at most so far."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) << 10
+    return int(next(line.split()[1] for line in lines if line.startswith(which))) << 10
 
 
-def children() -> list[int]:
-    """Return the processes that this one started and that still run."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text(encoding="ascii").split()]
+def workers() -> list[int]:
+    """Return the workers that run: each is the child of its guard, which this process started."""
+    guards = _children("self")
+    return [worker for guard in guards for worker in _children(guard)]
+
+
+def _children(pid: int | str) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text(encoding="ascii").split()]
 
 
 def main(folder: Path, out: Path) -> int:
@@ -46,6 +51,7 @@ def main(folder: Path, out: Path) -> int:
     ends: list[float] = []
     cpu: list[dict[str, float]] = []
     memory: list[int] = []
+    peaks: list[int] = []
     phases: dict[str, float] = {}
     every = 1
     early = frozenset((1, 10))
@@ -57,9 +63,10 @@ def main(folder: Path, out: Path) -> int:
         ends.append(time.monotonic())
         if pair.step % every == 0 or pair.step in early:
             found = {"coordinator": time.process_time()}
-            found.update((worker_name(pid), cpu_s(pid)) for pid in children())
+            found.update((worker_name(pid), cpu_s(pid)) for pid in workers())
             cpu.append({"step": float(pair.step), **found})
             memory.append(rss_bytes())
+        peaks.append(rss_bytes("VmHWM"))
 
     case = load_case(folder)
     every = max(1, case.steps // 20)
@@ -73,6 +80,7 @@ def main(folder: Path, out: Path) -> int:
                 "ends": ends,
                 "cpu": cpu,
                 "rss_bytes": memory,
+                "peak_rss_bytes": max(peaks, default=0),
                 "ended": time.monotonic(),
             }
         )

@@ -82,7 +82,8 @@ class Recorder:
         for number, side in enumerate(sides):
             record.losses[number].append(np.array(side.loss))
             record.rates[number].append(list(side.lr))
-            record.batch_digests[number].append(side.batch_digest)
+            digests = record.batch_digests[number]
+            digests.append(digests[-1] if digests[-1:] == [side.batch_digest] else side.batch_digest)
         record.seconds = (record.seconds[0] + sides[0].seconds, record.seconds[1] + sides[1].seconds)
         for difference in judgement.known:
             record.known.setdefault((difference.code, difference.torch_name), difference)
