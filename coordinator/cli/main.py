@@ -22,7 +22,12 @@ number.
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line ``arguments`` (default: the process's own) and return its exit code."""
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from stepalign.coordinator.cli.completing import answer
+
+        answer(parser)
+    options = parser.parse_args(arguments)
     module, _, function = options.handler.partition(":")
     try:
         code: int = getattr(importlib.import_module(module), function)(options)

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
+from typing import Any
 
-LANGUAGES = ("en", "zh")
+
+def complete_by(action: argparse.Action, completer: str) -> None:
+    """Have shells complete an argument by ``module:function`` below `stepalign.coordinator.cli`, imported when asked."""
+
+    def find(prefix: str, **context: Any) -> list[str]:
+        module, _, function = completer.partition(":")
+        found: list[str] = getattr(importlib.import_module(f"stepalign.coordinator.cli.{module}"), function)(prefix)
+        return found
+
+    setattr(action, "completer", find)  # noqa: B010 (argcomplete's name for it)
 
 
 def add_case(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +49,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
 
 def add_assignments(parser: argparse._ActionsContainer) -> None:
     """Add ``--set``."""
-    parser.add_argument(
+    action = parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -46,6 +57,7 @@ def add_assignments(parser: argparse._ActionsContainer) -> None:
         dest="assignments",
         help="set a key of case.toml (compare.resync=5) or an option of the scripts (hidden=64); may be repeated",
     )
+    complete_by(action, "completing:case_keys")
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +70,12 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--quiet", action="store_true", help="no progress and no worker output on standard error")
     group.add_argument(
         "--junit", type=Path, metavar="FILE", help="write the verdict as JUnit XML too, for a CI service"
+    )
+    group.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="DIR",
+        help="write both sides' curves as TensorBoard event files too, in DIR/torch and DIR/paddle",
     )
 
 

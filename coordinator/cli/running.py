@@ -20,6 +20,7 @@ from stepalign.coordinator.environments import managed
 from stepalign.coordinator.processes.interruption import Interruption
 from stepalign.coordinator.processes.private_folder import PrivateFolder
 from stepalign.coordinator.report.ci_outputs import tell_ci, told_to_ci
+from stepalign.coordinator.report.event_files import check_event_files, write_event_files
 from stepalign.coordinator.report.live import LiveView
 from stepalign.coordinator.report.terminal import print_verdict
 from stepalign.coordinator.results.result import Result
@@ -90,6 +91,8 @@ def _watched(
     call: Callable[[Watcher], Tuple[Result, Path]],
     rate_steps: Sequence[int] = (),
 ) -> int:
+    if options.tensorboard is not None:
+        check_event_files(options.tensorboard)
     started_s = time.monotonic()
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
@@ -107,6 +110,8 @@ def _watched(
         watcher = Watcher(view.phase, step, tick, tail.follow, view.follow_workers, view.follow_worst)
         result, folder = call(watcher)
         tail.read()
+    if options.tensorboard is not None:
+        write_event_files(options.tensorboard, result)
     if options.json:
         print(json.dumps(to_json(result), indent=1, allow_nan=False))
     else:

@@ -37,6 +37,7 @@ def judge_run(run: Run, watcher: Watcher) -> None:
             watcher.phase(f"replaying step {failure.step} to find the module")
             run.warnings += _unlocated(run, failure.step)
             located = locate(run.case, run.crew, run.folder, run.session.names, failure, run.batches, watcher.tick)
+        run.located = located
         if not _clipped(run, failure, located, watcher):
             run.divergence = divergence_of(_place(failure, located))
             fetch_lost_steps(run, watcher)
@@ -120,6 +121,7 @@ def _first_unexplained(run: Run, watcher: Watcher) -> Optional[Comparison]:
     except StepalignError as error:
         run.warnings.append(f"rounding noise could not be measured, so the tolerances stand alone: {error}")
         return failures[0]
+    run.noise = noise
     unexplained, blinded = weigh(failures, noise)
     if unexplained is None:
         run.inconclusive = blinded is not None

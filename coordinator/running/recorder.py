@@ -14,6 +14,7 @@ import numpy as np
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, nearness
 from stepalign.coordinator.comparison.judge import StepJudge
 from stepalign.coordinator.results.result import KnownDifference
+from stepalign.coordinator.running.difference_map import DifferenceMap
 from stepalign.coordinator.sessions.lockstep import StepPair
 
 KEPT_STEPS = 3
@@ -39,6 +40,7 @@ class Record:
     rate_passed: List[bool] = field(default_factory=list)
     batch_sizes: List[int] = field(default_factory=list)
     rate_pairs: Tuple[Tuple[int, int], ...] = ()
+    map: DifferenceMap = field(default_factory=DifferenceMap)
 
     @property
     def steps(self) -> int:
@@ -91,6 +93,7 @@ class Recorder:
             record.counts[item.kind] = record.counts.get(item.kind, 0) + 1
             if item.measures is not None and (item.kind not in record.worst or nearness(item) > nearness(record.worst[item.kind])):
                 record.worst[item.kind] = item
+        record.map.note(judgement)
         record.drifts.append(judgement.drift)
         record.loss_passed.append(all(item.passed for item in judgement.comparisons if item.kind == "loss"))
         record.rate_passed.append(all(item.passed for item in judgement.comparisons if item.kind == "lr"))

@@ -26,6 +26,7 @@ from stepalign.coordinator.results.result import Result
 from stepalign.coordinator.running.case_record import write_case_record
 from stepalign.coordinator.running.checkpoints import Keeper, forget
 from stepalign.coordinator.running.continuing import KeptParts, as_it_was_placed, check_sides
+from stepalign.coordinator.running.details import write_details
 from stepalign.coordinator.running.judgement import judge_run, judge_what_came
 from stepalign.coordinator.running.recorder import Recorder
 from stepalign.coordinator.running.repeated_log import NotRepeatedError, RepeatedLog
@@ -75,6 +76,7 @@ def write_all(run: Run) -> Result:
     """Write the run folder's files and return the result; a file that cannot be written makes the run a failed one."""
     result = result_of(run)
     failure = attempt(
+        lambda: write_details(run),
         lambda: write_result(run.folder, result),
         lambda: write_loss_log(run.folder, run.record),
         lambda: _write_rates(run),

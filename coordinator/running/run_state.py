@@ -12,6 +12,8 @@ from stepalign.coordinator.comparison.comparison import Comparison, StepJudgemen
 from stepalign.coordinator.diagnosis.cause import Cause, Finding
 from stepalign.coordinator.results.result import FirstDivergence, Resumed
 from stepalign.coordinator.running.checkpoints import Kept
+from stepalign.coordinator.running.locate import Located
+from stepalign.coordinator.running.noise import Noise
 from stepalign.coordinator.running.recorder import Record
 from stepalign.coordinator.running.schedule import ScheduleOutcome
 from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
@@ -77,5 +79,7 @@ class Run:
     compared: Dict[str, str] = field(default_factory=dict)
     schedule: Optional[ScheduleOutcome] = None
     divergence: Optional[FirstDivergence] = None
+    located: Optional[Located] = None
+    noise: Optional[Noise] = None
     inconclusive: bool = False
     error: Optional[BaseException] = None

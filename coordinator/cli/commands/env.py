@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from stepalign.coordinator.cli.command import Command
+from stepalign.coordinator.cli.options import complete_by
 
 
 def _add_create(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,10 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_remove(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="its name, as env list shows it")
+    complete_by(
+        parser.add_argument("name", metavar="NAME", help="its name, as env list shows it"),
+        "completing:environment_names",
+    )
 
 
 COMMAND = Command(

@@ -1,0 +1,92 @@
+"""How far every tensor is apart at every step, in a bounded table: steps by tensors, for the report's map.
+
+Guarantees: at most `MAX_TENSORS` rows and `MAX_STEPS` columns however long the run: once there are more steps, every
+second one is forgotten, then every fourth, and so on; the steps around the first failure stay.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, List, Tuple
+
+from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
+
+MAX_TENSORS = 1500
+MAX_STEPS = 240
+_KEPT_AROUND_FAILURE = 8
+
+Row = Tuple[str, str, str]
+"""A kind, torch's name and paddle's name."""
+
+
+class DifferenceMap:
+    """The table as it grows, a column a step. A cell is log10(difference / allowed), negative where it passed."""
+
+    def __init__(self) -> None:
+        self.left_out = 0
+        self._rows: Dict[Row, int] = {}
+        self._columns: Dict[int, Dict[int, float]] = {}
+        self._stride = 1
+        self._first_failure = -1
+
+    def note(self, judgement: StepJudgement) -> None:
+        """Take one step's comparisons."""
+        step = judgement.step
+        if self._first_failure < 0 and any(not item.passed for item in judgement.comparisons):
+            self._first_failure = step
+        if not self._wants(step):
+            return
+        column = self._columns[step] = {}
+        for item in judgement.comparisons:
+            if item.measures is None and item.passed:
+                continue
+            row = self._row(item)
+            if row is not None:
+                column[row] = max(level_of(item), column.get(row, -math.inf))
+        while len(self._columns) > MAX_STEPS:
+            self._stride *= 2
+            self._columns = {kept: cells for kept, cells in self._columns.items() if self._wants(kept)}
+
+    def to_plain(self) -> Dict[str, Any]:
+        """Return ``steps``, ``rows`` (kind, torch's name, paddle's name) and ``levels`` [rows][steps], None if empty."""
+        levels: List[List[float | None]] = [
+            [round(cells[row], 2) if row in cells else None for cells in self._columns.values()]
+            for row in range(len(self._rows))
+        ]
+        return {
+            "steps": list(self._columns),
+            "rows": [list(row) for row in self._rows],
+            "levels": levels,
+            "left_out": self.left_out,
+        }
+
+    def _wants(self, step: int) -> bool:
+        near = self._first_failure >= 0 and abs(step - self._first_failure) <= _KEPT_AROUND_FAILURE
+        return near or step % self._stride == 0
+
+    def _row(self, item: Comparison) -> int | None:
+        key = (item.kind, item.torch_name or "", item.paddle_name or "")
+        if key not in self._rows:
+            if len(self._rows) >= MAX_TENSORS:
+                self.left_out += 1
+                return None
+            self._rows[key] = len(self._rows)
+        return self._rows[key]
+
+
+LEVEL_LIMIT = 6.0
+"""Levels lie between -LEVEL_LIMIT (equal) and LEVEL_LIMIT (not finite, missing, or that far apart)."""
+_CLEAR = 0.01
+
+
+def level_of(item: Comparison) -> float:
+    """Return log10(difference / allowed), bounded, and on the side of 0 that says whether ``item`` passed."""
+    measures = item.measures
+    level = LEVEL_LIMIT
+    if measures is not None and math.isfinite(measures.max_abs):
+        allowed = item.atol + item.rtol * abs(measures.reference)
+        if measures.max_abs == 0:
+            level = -LEVEL_LIMIT
+        elif allowed > 0 and math.isfinite(allowed):
+            level = max(-LEVEL_LIMIT, min(LEVEL_LIMIT, math.log10(measures.max_abs / allowed)))
+    return min(level, -_CLEAR) if item.passed else max(level, _CLEAR)
