@@ -1,7 +1,8 @@
 """Opens a report.html in headless Chromium and says what is wrong with it; leaves screenshots to look at.
 
 Checked in light and dark, at phone and desktop width: no console error or warning, no exception, no request but for
-the file itself, all charts drawn, nothing wider than the window, details on hover. Needs a Chromium, and nothing of
+the file itself, all charts drawn, nothing wider than the window, details on hover, and that the map's controls work.
+Needs a Chromium, and nothing of
 Python's but the standard library: the browser is spoken to through its debugging pipe.
 
     python scripts/check_report.py runs/digits-20260101-120000/report.html --screenshots /tmp/shots
@@ -11,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -103,19 +104,10 @@ def open_browser(path: str) -> Iterator[Browser]:
     with tempfile.TemporaryDirectory(prefix="check-report-", ignore_cleanup_errors=True) as profile:
         arguments = [
             path, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe",
-            f"--user-data-dir={profile}",
+            "--disable-background-networking", "--disable-component-update", "--disable-quic", "--disable-sync",
+            "--remote-debugging-pipe", f"--user-data-dir={profile}",
         ]  # fmt: skip
-        # The pipe's ends must be 3 and 4 in the browser: a shell puts them there.
-        shell = ["sh", "-c", f'exec "$@" 3<&{browser_reads} 4>&{browser_writes}', "sh", *arguments]
-        process = subprocess.Popen(
-            shell,
-            pass_fds=(browser_reads, browser_writes),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        pid = _start(arguments, browser_reads, browser_writes)
         try:
             os.close(browser_reads)
             os.close(browser_writes)
@@ -124,8 +116,20 @@ def open_browser(path: str) -> Iterator[Browser]:
             os.close(we_write)
             os.close(we_read)
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _start(arguments: list[str], reads: int, writes: int) -> int:
+    """Start the browser as the leader of a group of its own, the pipe's ends being its descriptors 3 and 4."""
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in (reads, writes)]
+    quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
+    ends = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(high, start=3)]
+    try:
+        return os.posix_spawn(arguments[0], arguments, os.environ, file_actions=[*quiet, *ends], setpgroup=0)
+    finally:
+        for descriptor in high:
+            os.close(descriptor)
 
 
 def check_view(browser: Browser, report: Path, scheme: str, width: str, screenshots: Path) -> list[str]:
@@ -166,21 +170,65 @@ def _check_charts(browser: Browser) -> list[str]:
         problems.append("a button offers to share the chart with a server")
     for name in browser.value("[...document.querySelectorAll('.chart')].map(place => place.id)"):
         browser.value(f"document.getElementById('{name}').scrollIntoView({{block: 'center'}})")
-        if not any(_shows_details(browser, name, part) for part in (0.6, 0.03)):
+        if name != "histogram" and not any(_shows_details(browser, name, part) for part in (0.6, 0.03)):
             problems.append(f"chart {name}: no details on hover")
+    if browser.value("document.getElementById('map_kind') !== null"):
+        problems += _check_map(browser)
     browser.value("scrollTo(0, 0)")
+    return problems
+
+
+_ROWS = "document.getElementById('heat_map').data[0].z.length"
+_CHANGED = "dispatchEvent(new Event('change'))"
+
+
+def _check_map(browser: Browser) -> list[str]:
+    """Use the map's controls as a reader does: each must change what is shown."""
+    problems = []
+    kinds = browser.value("[...document.getElementById('map_kind').options].map(option => option.value)")
+    rows = [browser.value(f"map_kind.value = '{kind}', map_kind.{_CHANGED}, {_ROWS}") for kind in kinds]
+    if len(kinds) < 2 or min(rows) < 1 or sum(rows[1:]) < rows[0]:
+        problems.append(f"the map's kinds show rows {dict(zip(kinds, rows))}")
+    browser.value(f"map_kind.value = '', map_kind.{_CHANGED}")
+    failing = browser.value(f"map_failing.checked = true, map_failing.{_CHANGED}, {_ROWS}")
+    if failing > rows[0]:
+        problems.append(f"{failing} rows out of tolerance of {rows[0]}")
+    browser.value(f"map_failing.checked = false, map_failing.{_CHANGED}")
+    tensors = browser.value("[...map_tensor.options].map(option => option.value).filter(value => value !== '')")
+    for tensor in tensors[:3]:
+        browser.value(f"map_tensor.value = '{tensor}', map_tensor.{_CHANGED}")
+        if not browser.wait_for("document.querySelector('#histogram svg.main-svg .bars path') !== null", 5.0):
+            problems.append(f"tensor {tensor}: no histogram")
+        if not browser.value("document.querySelectorAll('#map_panel td').length"):
+            problems.append(f"tensor {tensor}: no worst elements")
+    x, y = _place_in_chart(browser, "heat_map", 0.02)
+    for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+        browser.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    if not browser.wait_for("document.querySelector('#map_panel p b') !== null", 3.0):
+        problems.append("a click on the map tells nothing of its cell")
+    if tensors:
+        browser.value(f"map_tensor.value = '{tensors[0]}', map_tensor.{_CHANGED}")
     return problems
 
 
 def _shows_details(browser: Browser, name: str, part: float) -> bool:
     """Move the pointer to the top of a chart, ``part`` of its width from the left; say whether details come up."""
-    x, y = browser.value(
-        f"(() => {{ const box = document.querySelector('#{name} .nsewdrag').getBoundingClientRect();"
-        f" return [box.x + Math.min(box.width, innerWidth - box.x) * {part}, box.y + 10]; }})()"
-    )
+    x, y = _place_in_chart(browser, name, part)
     for offset in (3, 0):
         browser.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x + offset, y=y)
     return browser.wait_for(f"document.querySelector('#{name} .hoverlayer').textContent !== ''", 2.0)
+
+
+def _place_in_chart(browser: Browser, name: str, part: float) -> tuple[float, float]:
+    """Return a point of a chart in the window: near its top, ``part`` of its width from the left."""
+    x, y = browser.value(
+        f"(() => {{ const place = document.querySelector('#{name} .nsewdrag');"
+        " const top = place.getBoundingClientRect().y;"
+        " if (top < 80 || top > innerHeight - 40) { scrollBy({ top: top - 200, behavior: 'instant' }); }"
+        " const box = place.getBoundingClientRect();"
+        f" return [box.x + Math.min(box.width, innerWidth - box.x) * {part}, Math.max(box.y + 10, 80)]; }})()"
+    )
+    return x, y
 
 
 def _complaints(events: list[dict[str, Any]], report: Path) -> list[str]:

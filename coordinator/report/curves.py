@@ -7,12 +7,13 @@ last step and those that matter; what is not finite is None, a gap, and is count
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from stepalign.coordinator.languages.translation import say
 from stepalign.coordinator.report.rows import group_count, step_count
 from stepalign.coordinator.report.steps_sample import StepsSample
 from stepalign.coordinator.results.records import from_strict_number
@@ -25,12 +26,18 @@ _DIGITS = 9
 Floats = npt.NDArray[np.float64]
 
 
-def chart_data(result: Result, sample: StepsSample) -> dict[str, Any]:
-    """Return the data of those charts there are: ``loss``, ``loss_difference``, ``rates``, ``rate_difference``."""
+def chart_data(result: Result, sample: StepsSample, details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of those charts there are: ``loss``, ``loss_difference``, ``rates``, ``rate_difference``.
+
+    ``details`` is what details.json holds: the measured noise.
+    """
     series = result.series
     count = step_count(series)
+    place = result.first_divergence
     data: dict[str, Any] = {
-        "diverged_at": None if result.first_divergence is None else result.first_divergence.step,
+        "diverged_at": None if place is None else place.step,
+        "diverged_kind": None if place is None else place.kind,
+        "diverged_tensor": None if place is None else place.torch_name,
         "last_step": max(0, count - 1),
         "notes": {},
     }
@@ -44,6 +51,7 @@ def chart_data(result: Result, sample: StepsSample) -> dict[str, Any]:
             "difference": _listed(difference, steps, positive=True),
             **_allowed(result, sample, "loss"),
             **_drift(sample),
+            **_noise(details, torch),
         }
         data["notes"]["loss"] = _nonfinite_notes(("torch", series.loss_torch), ("paddle", series.loss_paddle))
         data["notes"]["loss_difference"] = _equal_note(difference, "losses")
@@ -109,8 +117,8 @@ def _add_rates(data: dict[str, Any], result: Result, count: int) -> None:
     if np.any(furthest > 0):
         data["rate_difference"] = {"steps": steps, "difference": _listed(furthest, steps, positive=True)}
     data["notes"]["rates"] = [
-        *([] if len(merged) <= SHOWN_GROUPS else [f"{len(merged) - SHOWN_GROUPS} more curves are not drawn."]),
-        *([] if np.any(furthest != 0) else [f"All rates are the same to the last bit at each of {count} steps."]),
+        *([] if len(merged) <= SHOWN_GROUPS else [say(f"{len(merged) - SHOWN_GROUPS} more curves are not drawn.")]),
+        *([] if np.any(furthest != 0) else [say(f"All rates are the same to the last bit at each of {count} steps.")]),
     ]
 
 
@@ -125,10 +133,11 @@ def _group_label(groups: Sequence[int], count: int) -> str:
     if count == 1:
         return ""
     if len(groups) == 1:
-        return f"group {groups[0]}"
+        return say(f"group {groups[0]}")
     if list(groups) == list(range(groups[0], groups[-1] + 1)):
-        return f"groups {groups[0]} to {groups[-1]}"
-    return f"groups {', '.join(map(str, groups[:4]))}{', ...' if len(groups) > 4 else ''}"
+        return say(f"groups {groups[0]} to {groups[-1]}")
+    listed = ", ".join(map(str, groups[:4])) + (", ..." if len(groups) > 4 else "")
+    return say(f"groups {listed}")
 
 
 def _allowed(result: Result, sample: StepsSample, kind: str) -> dict[str, Any]:
@@ -178,12 +187,24 @@ def _drift(sample: StepsSample) -> dict[str, Any]:
     return {"drift_steps": steps, "drift": drift} if steps else {}
 
 
+def _noise(details: Mapping[str, Any], torch: Floats) -> dict[str, Any]:
+    """Return the control's differences, torch against itself, relative to torch's losses, where they were measured."""
+    noise = details.get("noise")
+    measured = noise.get("loss") if isinstance(noise, Mapping) else None
+    steps, values = [], []
+    for step, size in measured or ():
+        if 0 <= step < len(torch) and torch[step] and size > 0:
+            steps.append(step)
+            values.append(_rounded(size / abs(torch[step])))
+    return {"noise_steps": steps, "noise": values} if steps else {}
+
+
 def _nonfinite_notes(*sides: tuple[str, Sequence[float | None]]) -> list[str]:
     notes = []
     for side, losses in sides:
         steps = [step for step, loss in enumerate(losses) if loss is not None and not math.isfinite(loss)]
         if steps:
-            notes.append(f"{side}: not finite at {len(steps)} of {len(losses)} steps, first at step {steps[0]}.")
+            notes.append(say(f"{side}: not finite at {len(steps)} of {len(losses)} steps, first at step {steps[0]}."))
     return notes
 
 
@@ -191,8 +212,10 @@ def _equal_note(difference: Floats, what: str) -> list[str]:
     equal = int(np.count_nonzero(difference == 0))
     if not equal:
         return []
-    steps = f"{equal} of {len(difference)} steps"
-    return [f"The {what} are the same to the last bit at {steps}: a log scale has no place for 0."]
+    count = len(difference)
+    return [
+        say(f"The {what} are the same to the last bit at {equal} of {count} steps: a log scale has no place for 0.")
+    ]
 
 
 def _marks(result: Result) -> list[int]:

@@ -13,10 +13,14 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from stepalign.coordinator.languages.translation import language, say
 from stepalign.coordinator.report import rows, tables, wording
+from stepalign.coordinator.report.chart_words import chart_words
 from stepalign.coordinator.report.curves import chart_data
-from stepalign.coordinator.report.heat_map import heat_map
+from stepalign.coordinator.report.module_tree import module_tree
 from stepalign.coordinator.report.steps_sample import read_sample
+from stepalign.coordinator.report.tensor_map import tensor_map
+from stepalign.coordinator.results.details_json import read_details_json
 from stepalign.coordinator.results.result import Result
 
 TABLE_ROWS = 200
@@ -32,7 +36,9 @@ def render_page(folder: Path, result: Result) -> str:
     sample = read_sample(folder, SAMPLED_STEPS, important)
     count = rows.step_count(result.series)
     table_steps = rows.chosen_steps(count, TABLE_ROWS, important, evenly=True)
-    charts = {**dict.fromkeys(CHARTS), **chart_data(result, sample), "heat_map": heat_map(sample)}
+    details = read_details_json(folder)
+    drawn = {**chart_data(result, sample, details), "heat_map": tensor_map(sample, details)}
+    charts = {**dict.fromkeys(CHARTS), **drawn, "words": chart_words()}
     has_charts = any(charts[name] for name in CHARTS)
     return (
         _environment()
@@ -45,8 +51,14 @@ def render_page(folder: Path, result: Result) -> str:
             listed_names=LISTED_NAMES,
             words=wording,
             charts=charts,
+            tree=module_tree(details, drawn["heat_map"]),
+            case_folder=str(details.get("case_folder") or "CASE"),
+            replay_step=(details.get("first_failure") or {}).get("step"),
+            folder=folder,
+            language=language(),
             has_charts=has_charts,
             sample=sample,
+            unlisted=0 if details.get("map") else sample.unlisted,
             step_rows=[rows.step_row(result.series, step) for step in table_steps],
             step_count=count,
             groups=rows.group_count(result.series),
@@ -55,7 +67,7 @@ def render_page(folder: Path, result: Result) -> str:
             facts=tables.fact_rows(result),
             digests=tables.digests_line(result),
             style=_own("report.css"),
-            script=_own("charts.js"),
+            script=_own("map.js") + _own("charts.js"),
             library=_plotly() if has_charts else "",
         )
     )
@@ -70,6 +82,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["plain"] = wording.plain
+    environment.globals["say"] = say
     return environment
 
 

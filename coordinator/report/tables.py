@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepalign.coordinator.cases.case import KINDS
+from stepalign.coordinator.languages.translation import say
 from stepalign.coordinator.report.wording import kind_words, number, percent, ratio_to_allowed
 from stepalign.coordinator.results.records import from_strict_number
 from stepalign.coordinator.results.result import Result, SideFacts
@@ -49,7 +50,7 @@ def fact_rows(result: Result) -> list[FactRow]:
     for name in [*torch, *(name for name in paddle if name not in torch)]:
         ours, theirs = torch.get(name, _ABSENT), paddle.get(name, _ABSENT)
         both = result.torch is not None and result.paddle is not None
-        rows.append(FactRow(name, ours, theirs, both and name not in _OWN and ours != theirs))
+        rows.append(FactRow(say(name), ours, theirs, both and name not in _OWN and ours != theirs))
     return rows
 
 
@@ -57,13 +58,15 @@ def digests_line(result: Result) -> str:
     """Say whether both sides saw the same bytes, as far as the result tells."""
     torch, paddle = (side.batch_digests if side is not None else () for side in (result.torch, result.paddle))
     if not torch and not paddle:
-        return "No batch was digested."
+        return say("No batch was digested.")
     differing = [step for step, (ours, theirs) in enumerate(zip(torch, paddle)) if ours != theirs]
     if differing:
-        return f"The batches differ, first at step {differing[0]}: {len(differing)} of {len(torch)} digests."
+        count = len(differing)
+        return say(f"The batches differ, first at step {differing[0]}: {count} of {len(torch)} digests.")
     if len(torch) != len(paddle):
-        return f"torch digested {len(torch)} batches, paddle {len(paddle)}; those that both have are the same."
-    return f"Both sides digested the same bytes in each of {len(torch)} batches ({len(set(torch))} different)."
+        return say(f"torch digested {len(torch)} batches, paddle {len(paddle)}; those that both have are the same.")
+    different = len(set(torch))
+    return say(f"Both sides digested the same bytes in each of {len(torch)} batches ({different} different).")
 
 
 def worst_rows(result: Result) -> list[WorstRow]:
@@ -75,7 +78,7 @@ def worst_rows(result: Result) -> list[WorstRow]:
 
 def compared_rows(result: Result) -> list[tuple[str, str]]:
     """Return what was compared and how."""
-    return [(kind_words(name), _text(how)) for name, how in result.compared.items()]
+    return [(kind_words(name), say(_text(how), "causes")) for name, how in result.compared.items()]
 
 
 def _worst_row(kind: str, entry: Mapping[str, Any]) -> WorstRow:
@@ -96,8 +99,8 @@ def _worst_row(kind: str, entry: Mapping[str, Any]) -> WorstRow:
 def _of_allowed(ratio: float, passed: bool) -> str:
     if math.isnan(ratio):
         return ""
-    text = percent(ratio) if ratio < 10 else f"{number(ratio, 3)} times"
-    return f"{text}, passed by a rule of its own" if passed and ratio > 1 else text
+    text = percent(ratio) if ratio < 10 else say(f"{number(ratio, 3)} times")
+    return say(f"{text}, passed by a rule of its own") if passed and ratio > 1 else text
 
 
 def _facts(side: SideFacts | None) -> dict[str, str]:
@@ -106,7 +109,7 @@ def _facts(side: SideFacts | None) -> dict[str, str]:
     own = {
         name: _text(getattr(side, name)) for name in ("framework", "version", "python", "interpreter", "pid", "device")
     }
-    own["other frameworks loaded"] = _text(side.other_frameworks_loaded) or "none"
+    own["other frameworks loaded"] = _text(side.other_frameworks_loaded) or say("none")
     return {
         **own,
         **{f"setting: {name}": _text(value) for name, value in side.settings.items()},

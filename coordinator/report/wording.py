@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -202,12 +203,12 @@ def ratio_to_allowed(entry: Mapping[str, Any]) -> float:
     return difference / allowed
 
 
-def repeat_command(result: Result) -> str:
-    """Return the command that runs the same again; the case's folder is the reader's to fill in."""
-    case = result.case
+def repeat_command(result: Result, case_folder: str = "CASE") -> str:
+    """Return the command that runs the same again."""
+    case, folder = result.case, shlex.quote(case_folder)
     if is_schedule_only(result):
-        return f"stepalign schedule CASE --steps {case.steps}"
-    return f"stepalign run CASE --steps {case.steps} --mode {case.mode} --dtype {case.dtype} --set seed={case.seed}"
+        return f"stepalign schedule {folder} --steps {case.steps}"
+    return f"stepalign run {folder} --steps {case.steps} --mode {case.mode} --dtype {case.dtype} --seed {case.seed}"
 
 
 def is_schedule_only(result: Result) -> bool:

@@ -151,3 +151,49 @@ def write_steps(folder: Path, steps: int, first_failure: int) -> None:
             if failures:
                 worst["gradient"] = failures[-1]
             log.append({"step": step, "passed": not failures, "drift": 1e-8, "worst": worst, "failures": failures})
+
+
+def details() -> dict[str, Any]:
+    """Return what details.json of `diverged` might hold: three steps, the second the first that failed."""
+    rows = [
+        ["gradient", HOSTILE_NAME, "encoders.0.bias"],
+        ["gradient", "encoder.0.norm.bias", "encoder.0.norm.bias"],
+        ["gradient", "embed.weight", "embed.weight"],
+        ["optimizer_state", "embed.weight/moment1", "embed.weight/moment1"],
+        ["lr", "group 0", "group 0"],
+        ["loss", "loss", "loss"],
+        ["activation", "encoder.0", "encoder.0"],
+        ["activation", "embed", "embed"],
+    ]
+    tensor = {
+        "kind": "gradient",
+        "torch_name": HOSTILE_NAME,
+        "paddle_name": "encoders.0.bias",
+        "shape": [8],
+        "dtype": "float32",
+        "elements": 8,
+        "looked_at": 8,
+        "equal": 1,
+        "not_finite": 0,
+        "counts": [0] * 20 + [3, 2, 1, 1] + [0] * 16,
+        "worst": [{"index": [3], "torch": 0.125, "paddle": "NaN", "difference": "NaN"}],
+    }
+    modules = [("", "Net"), ("embed", "Embedding"), ("encoder", "ModuleList"), ("encoder.0", "Layer")]
+    return {
+        "schema": 1,
+        "case_folder": "/my cases/bert",
+        "map": {
+            "steps": [0, 1, 2],
+            "rows": rows,
+            "levels": [[-1.0, 2.0, 3.0], *([[-2.0, -1.5, -1.0]] * 7)],
+            "left_out": 0,
+        },
+        "tensors": ["embed.weight", "encoder.0.norm.bias", HOSTILE_NAME],
+        "modules": [
+            {"path": path, "type": kind, "paddle_path": path, "paddle_type": kind}
+            for path, kind in (*modules, ("encoder.0.norm", "LayerNorm"))
+        ],
+        "bad_module": "encoder.0.norm",
+        "noise": {"loss": [[0, 0.0], [1, 1e-8], [2, 2e-8]]},
+        "first_failure": {"step": 1, "tensors": [tensor], "edges": [round(-4 + 0.25 * n, 2) for n in range(41)]},
+    }

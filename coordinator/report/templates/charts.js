@@ -1,7 +1,9 @@
 "use strict";
 (async () => {
   const data = JSON.parse(document.getElementById("charts").textContent);
+  const words = data.words;
   const isNarrow = () => window.innerWidth < 640;
+  const fill = (text, ...values) => values.reduce((filled, value, index) => filled.replace("{" + index + "}", value), text);
   // The buttons are listed one by one: plotly's own choice has one that uploads the chart to a server.
   const config = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
     modeBarButtons: [["toImage"], ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
@@ -33,14 +35,14 @@
       x1: data.diverged_at, y0: 0, y1: 1, line: { color: colour("mark"), width: 1.5, dash: "dot" } }];
     const late = data.diverged_at > data.last_step / 2;
     const annotations = data.diverged_at === null ? [] : [{ xref: "x", yref: "paper", x: data.diverged_at, y: 0, yanchor: "bottom",
-      xanchor: late ? "right" : "left", xshift: late ? -4 : 4, text: "first divergence", showarrow: false, font: { color: colour("mark"), size: 12 } }];
+      xanchor: late ? "right" : "left", xshift: late ? -4 : 4, text: words.first_divergence, showarrow: false, font: { color: colour("mark"), size: 12 } }];
     return { height: isNarrow() ? 280 : 320, margin: { l: 12, r: 12, t: 12, b: 12 }, paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("text"), size: 13 }, hovermode: "x unified", hoverdistance: -1,
       hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), align: "left", namelength: -1,
         font: { color: colour("text") } },
       legend: { orientation: "h", x: 0, y: 1.04, yanchor: "bottom" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("quiet"), activecolor: colour("text") }, shapes, annotations,
-      xaxis: { title: { text: "step" }, tickformat: "d", ...grid }, yaxis: { ...grid, ...axis }, ...more };
+      xaxis: { title: { text: words.step, font: { size: 12 } }, tickformat: "d", ...grid }, yaxis: { ...grid, ...axis }, ...more };
   }
 
   const logarithmic = { type: "log", exponentformat: "power", dtick: 1, minor: { showgrid: false } };
@@ -52,7 +54,7 @@
   }
 
   function spread(chart) {
-    const values = [...chart.difference, ...(chart.allowed || []), ...(chart.drift || [])].filter((value) => value > 0);
+    const values = [...chart.difference, ...(chart.allowed || []), ...(chart.drift || []), ...(chart.noise || [])].filter((value) => value > 0);
     const powers = values.map(Math.log10);
     const decades = powers.length ? Math.max(...powers) - Math.min(...powers) : 1;
     return { ...logarithmic, dtick: Math.max(1, Math.ceil(decades / 6)) };
@@ -66,10 +68,13 @@
   function apart(chart, what) {
     const traces = [line(what, chart.steps, chart.difference, { color: colour("mark") })];
     if (chart.allowed) {
-      traces.push(line("allowed", chart.allowed_steps, chart.allowed, { color: colour("limit"), dash: "dash" }, { mode: "lines" }));
+      traces.push(line(words.allowed, chart.allowed_steps, chart.allowed, { color: colour("limit"), dash: "dash" }, { mode: "lines" }));
     }
     if (chart.drift) {
-      traces.push(line("drift of parameters", chart.drift_steps, chart.drift, { color: colour("drift"), width: 1.5 }, { mode: "lines" }));
+      traces.push(line(words.drift, chart.drift_steps, chart.drift, { color: colour("drift"), width: 1.5 }, { mode: "lines" }));
+    }
+    if (chart.noise) {
+      traces.push(line(words.noise, chart.noise_steps, chart.noise, { color: colour("noise"), dash: "dot" }, { mode: "lines" }));
     }
     return traces;
   }
@@ -83,44 +88,11 @@
     });
   }
 
-  function hoverText(row, step, detail) {
-    if (!detail) { return ""; }
-    const [ratio, passed, maxAbs, relL2, torch, paddle, name, other, reason] = detail;
-    const lines = ["<b>" + escapeText(row.kind) + "</b>, step " + step];
-    if (name || row.name) { lines.push(escapeText(shorten(name || row.name, 70))); }
-    if (other) { lines.push("in paddle: " + escapeText(shorten(other, 60))); }
-    const verdict = passed ? (Number(ratio) > 1 ? "passed by a rule of its own" : "passed") : "<b>out of tolerance</b>";
-    lines.push(verdict + (ratio ? ", " + ratio + " times what is allowed" : ""));
-    if (maxAbs) { lines.push("greatest difference " + maxAbs + ", relative L2 " + relL2); }
-    if (torch || paddle) { lines.push("torch " + torch + ", paddle " + paddle); }
-    if (reason) { lines.push(escapeText(reason).replace(/(.{60,80}?) /g, "$1<br>")); }
-    return lines.join("<br>");
-  }
-
-  function heatMap(map) {
-    const narrow = isNarrow();
-    const steps = map.steps.map(String);
-    const labels = map.rows.map((row) => row.name ? shorten(row.name, narrow ? 16 : 40) : "<b>" + row.kind + "</b>");
-    const positions = map.rows.map((row, index) => index);
-    const text = map.rows.map((row, y) => map.details[y].map((detail, x) => hoverText(row, map.steps[x], detail)));
-    const scale = [[0, colour("cold")], [0.4999, colour("cool")], [0.5001, colour("warm")], [1, colour("hot")]];
-    const trace = { type: "heatmap", x: steps, y: positions, z: map.z, zmin: -map.limit, zmax: map.limit, colorscale: scale, text,
-      hoverinfo: "text", hoverongaps: false, xgap: steps.length > 80 ? 0 : 1, ygap: 1,
-      colorbar: { orientation: "h", thickness: 10, len: narrow ? 0.9 : 0.5, x: 0, xanchor: "left", y: 1, yanchor: "bottom",
-        tickvals: [-map.limit, 0, map.limit], ticktext: ["≤ 0.001", "1 = allowed", "≥ 1000"], outlinewidth: 0, ypad: 8 } };
-    const axes = layout({ tickvals: positions, ticktext: labels.map((label) => label.startsWith("<b>") ? label : escapeText(label)),
-      autorange: "reversed", showgrid: false, zeroline: false, tickfont: { size: narrow ? 10 : 12 } },
-      { height: 150 + 20 * map.rows.length, hovermode: "closest", shapes: [], annotations: [], plot_bgcolor: colour("empty") });
-    axes.xaxis = { ...axes.xaxis, type: "category", tickformat: "", nticks: narrow ? 6 : 16, showgrid: false };
-    return { traces: [trace], layout: axes };
-  }
-
   const figures = {
     loss: (chart) => ({ traces: both(chart), layout: layout(linear([chart.torch, chart.paddle])) }),
-    loss_difference: (chart) => ({ traces: apart(chart, "difference of losses"), layout: layout(spread(chart)) }),
+    loss_difference: (chart) => ({ traces: apart(chart, words.loss_difference), layout: layout(spread(chart)) }),
     rates: (chart) => ({ traces: rates(chart), layout: layout(linear(chart.groups.flatMap((group) => [group.torch, group.paddle]))) }),
-    rate_difference: (chart) => ({ traces: apart(chart, "difference of rates"), layout: layout(spread(chart)) }),
-    heat_map: heatMap,
+    rate_difference: (chart) => ({ traces: apart(chart, words.rate_difference), layout: layout(spread(chart)) }),
   };
 
   function draw() {
@@ -131,6 +103,10 @@
       const drawn = figure(data[name]);
       Plotly.react(place, drawn.traces, drawn.layout, { ...config, displayModeBar: isNarrow() ? false : "hover" });
     }
+    if (data.heat_map) {
+      for (const waiting of document.querySelectorAll("#heat_map .waiting")) { waiting.remove(); }
+      tensorMap(data, { words, colour, isNarrow, shorten, escapeText, layout, config, fill });
+    }
     document.documentElement.dataset.drawn = "yes";
   }
 
@@ -138,7 +114,7 @@
     await loadLibrary();
   } catch (error) {
     for (const place of document.querySelectorAll(".waiting")) {
-      place.textContent = "This browser cannot unpack the charts (" + error.message + "); the tables below hold their numbers.";
+      place.textContent = words.cannot_unpack + " (" + error.message + ")";
     }
     return;
   }

@@ -18,13 +18,24 @@ import pytest
 
 from stepalign.coordinator.report import build_report, write_report
 from stepalign.coordinator.report.curves import ROOM, thin
-from stepalign.coordinator.report.heat_map import heat_map
 from stepalign.coordinator.report.steps_sample import StepsSample, read_sample
+from stepalign.coordinator.report.tensor_map import tensor_map
+from stepalign.coordinator.results.details_json import write_details_json
 from stepalign.coordinator.results.records import write_json
 from stepalign.coordinator.results.result import CaseFacts, Result, SideFacts
 from stepalign.coordinator.results.result_json import to_json
 
-from ..made_up_results import HOSTILE_NAME, aligned, diverged, entry, every_result, failed, schedule_only, write_steps
+from ..made_up_results import (
+    HOSTILE_NAME,
+    aligned,
+    details,
+    diverged,
+    entry,
+    every_result,
+    failed,
+    schedule_only,
+    write_steps,
+)
 
 _VOID = frozenset(("meta", "link", "br", "hr", "img", "input"))
 _RESULTS = every_result()
@@ -86,7 +97,8 @@ def test_a_report_of_every_kind_of_run_is_whole_small_and_names_no_address_outsi
     write_steps(tmp_path, 10, first_failure=4)
     page = _written(tmp_path, _RESULTS[name])
     assert page.open == []
-    assert page.addresses == ["data:,"]
+    assert page.addresses[0] == "data:,"
+    assert all(address.startswith("#") for address in page.addresses[1:])
     assert (tmp_path / "report.html").stat().st_size < 5_000_000
     assert _RESULTS[name].verdict.value in page.texts[""]
 
@@ -114,14 +126,14 @@ def test_markup_in_names_errors_and_reasons_stays_text(tmp_path: Path) -> None:
     assert "b" not in page.tags[: page.tags.index("main") + 5]
 
 
-def test_where_why_findings_known_differences_and_warnings_are_told_in_this_order(tmp_path: Path) -> None:
+def test_where_why_what_to_do_and_the_rest_are_told_in_this_order(tmp_path: Path) -> None:
     texts = _written(tmp_path, diverged()).texts
-    expected = ["where", "why", "next", "findings", "known", "warnings", "losses"]
+    expected = ["where", "why", "next", "warnings", "losses", "known", "findings"]
     assert [section for section in texts if section in expected] == expected
     assert "encoders.0.bias" in texts["where"] and "0.125" in texts["where"] and "12345" in texts["where"]
     assert texts["why"].index("decay on bias") < texts["why"].index("epsilon")
     assert "97 %" in texts["why"] and "pass apply_decay_param_fun" in texts["why"]
-    assert "20 tensors" in texts["known"] and "bn19.running_var" in texts["known"]
+    assert "(20)" in texts["known"] and "bn19.running_var" in texts["known"]
     assert "one GPU is shared" in texts["warnings"]
 
 
@@ -190,16 +202,61 @@ def test_thinning_keeps_a_single_peak_and_a_single_dip() -> None:
     assert len(steps) <= 2 * ROOM and steps == sorted(steps)
 
 
-def test_the_heat_map_has_the_kinds_in_causal_order_and_below_them_the_tensors_that_failed(tmp_path: Path) -> None:
+def test_without_details_the_map_has_what_the_steps_tell(tmp_path: Path) -> None:
     write_steps(tmp_path, 8, first_failure=5)
-    drawn = heat_map(read_sample(tmp_path, 100))
+    drawn = tensor_map(read_sample(tmp_path, 100), {})
+    assert drawn is not None and drawn["failure"] is None and drawn["steps"] == list(range(8))
+    levels = {(row["kind"], row["name"]): cells for row, cells in zip(drawn["rows"], drawn["levels"])}
+    assert list(levels)[:2] == [("lr", ""), ("loss", "")]
+    assert levels["gradient", f"{HOSTILE_NAME}.2"] == [None] * 7 + [0.6]
+    place = list(levels).index(("gradient", f"{HOSTILE_NAME}.2"))
+    assert drawn["facts"][f"{place},7"][0] == "2e-05"
+
+
+def test_with_details_the_map_has_every_tensor_in_the_models_order(tmp_path: Path) -> None:
+    drawn = tensor_map(StepsSample(), details())
     assert drawn is not None
     rows = [(row["kind"], row["name"]) for row in drawn["rows"]]
-    assert rows[:3] == [("learning rate", ""), ("loss", ""), ("gradient", "")]
-    assert [name for _, name in rows[3:]] == [f"{HOSTILE_NAME}.{number}" for number in range(3)]
-    assert drawn["z"][2] == [-1.0] * 5 + [0.3, 0.48, 0.6]
-    assert drawn["z"][5] == [None] * 7 + [0.6]
-    assert drawn["details"][5][7][0] == "4" and drawn["details"][5][7][1] is False
+    assert rows == [
+        ("lr", "group 0"),
+        ("loss", ""),
+        ("activation", "embed"),
+        ("gradient", "embed.weight"),
+        ("optimizer_state", "embed.weight/moment1"),
+        ("activation", "encoder.0"),
+        ("gradient", "encoder.0.norm.bias"),
+        ("gradient", HOSTILE_NAME),
+    ]
+    assert drawn["rows"][4]["tensor"] == "embed.weight" and drawn["kinds"][0] == ["lr", "learning rate"]
+    assert drawn["levels"][7] == [-1.0, 2.0, 3.0]
+    page = _page_with_details(tmp_path)
+    assert page.charts["heat_map"]["failure"]["tensors"][0]["torch_name"] == HOSTILE_NAME
+    assert page.charts["loss_difference"]["noise_steps"] == [1, 2]
+
+
+def test_the_module_tree_marks_the_first_bad_module_and_counts_what_failed(tmp_path: Path) -> None:
+    _page_with_details(tmp_path)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    marked = [line for line in html.splitlines() if "first divergence</strong>" in line]
+    assert len(marked) == 1 and ">norm<" in marked[0] and "LayerNorm" in marked[0]
+    (model,) = [line for line in html.splitlines() if ">model<" in line]
+    assert "1 out of tolerance" in model and "details open" in model
+
+
+def test_how_it_was_made_names_the_case_and_the_replay(tmp_path: Path) -> None:
+    text = _page_with_details(tmp_path).texts["repeat"]
+    assert "stepalign run '/my cases/bert' --steps 10 --mode eval --dtype float32 --seed 0" in text
+    assert f"stepalign replay {tmp_path} --step 1" in text
+
+
+def test_damaged_details_cost_only_what_they_would_have_shown(tmp_path: Path) -> None:
+    (tmp_path / "details.json").write_text('{"schema": 1, "map"', encoding="utf-8")
+    assert "modules" not in _written(tmp_path, diverged()).texts
+
+
+def _page_with_details(folder: Path) -> _Page:
+    write_details_json(folder, details())
+    return _written(folder, diverged())
 
 
 def test_a_cells_colour_never_contradicts_its_verdict() -> None:
@@ -215,12 +272,13 @@ def test_a_cells_colour_never_contradicts_its_verdict() -> None:
         {"step": 1, "worst": {"loss": {**entry("loss", "loss", 1.0, False), "max_abs": "NaN"}}, "failures": [missing]},
         {"step": 2, "worst": {"loss": entry("loss", "loss", 0.0, True)}, "failures": "damaged"},
     )
-    drawn = heat_map(StepsSample(lines, 3))
+    drawn = tensor_map(StepsSample(lines, 3), {})
     assert drawn is not None
-    z = {(row["kind"], row["name"]): cells for row, cells in zip(drawn["rows"], drawn["z"])}
-    assert z["loss", ""][0] < 0 and z["loss", ""][1:] == [3.0, -3.0]
-    assert z["learning rate", ""][0] > 0
-    assert z["parameter", ""][1] == 3.0
+    levels = {(row["kind"], row["name"]): cells for row, cells in zip(drawn["rows"], drawn["levels"])}
+    first = levels["loss", ""][0]
+    assert first is not None and first < 0 and levels["loss", ""][1:] == [6.0, -6.0]
+    assert levels["lr", ""][0] > 0
+    assert levels["parameter", "a"][1] == 6.0
 
 
 def test_a_long_log_is_sampled_around_its_first_failures(tmp_path: Path) -> None:
@@ -271,12 +329,6 @@ def test_importing_the_report_imports_neither_jinja_nor_plotly() -> None:
 def test_what_a_rule_of_its_own_let_pass_is_said_to_have_passed(tmp_path: Path) -> None:
     result = dataclasses.replace(aligned(), worst={"buffer": entry("buffer", "bn.running_var", 40.0, True)})
     assert "40 times, passed by a rule of its own" in _written(tmp_path, result).texts["worst"]
-
-
-def test_a_kind_with_one_tensor_has_one_row() -> None:
-    line = {"step": 0, "failures": [entry("lr", "group 0", 5.0, False)]}
-    drawn = heat_map(StepsSample((line,), 1))
-    assert drawn is not None and [row["name"] for row in drawn["rows"]] == [""]
 
 
 def test_failures_that_the_log_only_counts_are_mentioned(tmp_path: Path) -> None:
