@@ -6,12 +6,14 @@ This is one of two places that catch every exception.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
 from typing import Optional, Sequence
 
 from stepalign.coordinator.cli.parser import build_parser
+from stepalign.coordinator.languages.translation import choose, say
 from stepalign.protocol.errors import StepalignError
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -28,18 +30,22 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
         answer(parser)
     options = parser.parse_args(arguments)
+    choose(getattr(options, "lang", None))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character still gets the rest
     module, _, function = options.handler.partition(":")
     try:
         code: int = getattr(importlib.import_module(module), function)(options)
         sys.stdout.flush()
         return code
     except StepalignError as error:
-        print(f"stepalign: {error}", file=sys.stderr)
+        print(f"stepalign: {say(str(error), 'errors')}", file=sys.stderr)
         if getattr(options, "json", False):
             print_failure(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("stepalign: interrupted", file=sys.stderr)
+        print(f"stepalign: {say('interrupted')}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         _forget_output()

@@ -7,6 +7,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+LANGUAGES = ("en", "zh")
+
 
 def complete_by(action: argparse.Action, completer: str) -> None:
     """Have shells complete an argument by ``module:function`` below `stepalign.coordinator.cli`, imported when asked."""
@@ -19,6 +21,16 @@ def complete_by(action: argparse.Action, completer: str) -> None:
     setattr(action, "completer", find)  # noqa: B010 (argcomplete's name for it)
 
 
+def add_language(parser: argparse.ArgumentParser) -> None:
+    """Add ``--lang``; without it nothing is stored, so that it may stand before the command and after it."""
+    parser.add_argument(
+        "--lang",
+        choices=LANGUAGES,
+        default=argparse.SUPPRESS,
+        help="the language of verdicts, causes, errors and report.html (default: the locale's); result.json is English",
+    )
+
+
 def add_case(parser: argparse.ArgumentParser) -> None:
     """Add the positional CASE."""
     parser.add_argument("case", type=Path, metavar="CASE", help="the case's folder, which holds case.toml")
@@ -27,7 +39,11 @@ def add_case(parser: argparse.ArgumentParser) -> None:
 def add_case_or_commands(parser: argparse.ArgumentParser) -> None:
     """Add the positional CASE, and the commands that can be given instead."""
     parser.add_argument(
-        "case", type=Path, nargs="?", metavar="CASE", help="the case's folder, which holds case.toml; or give both commands"
+        "case",
+        type=Path,
+        nargs="?",
+        metavar="CASE",
+        help="the case's folder, which holds case.toml; or give both commands",
     )
     group = parser.add_argument_group("instead of a case: scripts that own their loop")
     group.add_argument("--torch", metavar="CMD", help="the torch side's command, run here without a shell")

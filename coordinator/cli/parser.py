@@ -10,10 +10,16 @@ import textwrap
 import stepalign
 from stepalign.coordinator.cli import commands
 from stepalign.coordinator.cli.command import GROUPS, Command
+from stepalign.coordinator.cli.options import add_language
 
 _DESCRIPTION = """\
 Show that a PaddlePaddle port of a PyTorch model trains the same, step by step,
 or where and why it does not."""
+_OPTIONS = """\
+options:
+  -h, --help    show this page
+  --version     show the version
+  --lang en|zh  the language (default: the locale's)"""
 _EXITS = """\
 exit codes:
   0  aligned                 1  diverged
@@ -30,6 +36,7 @@ _ENVIRONMENT = """\
 environment variables:
   STEPALIGN_HOME  where the workers' environments are kept
   NO_COLOR        set to anything: no colours
+  LC_ALL, LC_MESSAGES, LANG  a Chinese locale (zh_CN.UTF-8): --lang zh
 """
 
 
@@ -47,7 +54,7 @@ class RootParser(argparse.ArgumentParser):
         for group, title in GROUPS.items():
             rows = [f"  {item.name:{width}}  {item.help}" for item in self._found if item.group == group]
             parts += ["\n".join([f"{title}:", *rows])] if rows else []
-        parts.append("options:\n  -h, --help  show this page\n  --version   show the version")
+        parts.append(_OPTIONS)
         parts += [_examples_text(_EXAMPLES), _EXITS.rstrip(), _ENVIRONMENT.rstrip()]
         return "\n\n".join(parts) + "\n"
 
@@ -66,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     found = find_commands()
     parser = RootParser(found)
     parser.add_argument("--version", action="version", version=f"stepalign {stepalign.__version__}")
+    add_language(parser)
     _add(parser, "stepalign", "commands", "COMMAND", found)
     return parser
 
@@ -84,6 +92,7 @@ def _add(parser: argparse.ArgumentParser, prog: str, title: str, metavar: str, i
         )
         one.set_defaults(handler=f"stepalign.coordinator.cli.{item.handler}")
         item.add_arguments(one)
+        add_language(one)
         if item.actions:
             _add(one, f"{prog} {item.name}", "actions", "ACTION", item.actions)
 

@@ -10,32 +10,47 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from stepalign.coordinator.languages.translation import DOMAINS, LANGUAGES, read_messages
+from stepalign.coordinator.languages.translation import DOMAINS, LANGUAGES, read_messages, read_tables
+from stepalign.coordinator.results.result import Verdict
+
+UNTRACED = frozenset({"words", "composed"})
+"""Tables of words that are looked up by name, and of texts that several f-strings make together."""
 
 _COORDINATOR = Path(__file__).parents[1]
 _IN_TEMPLATE = re.compile(r"""say\(\s*"((?:[^"\\]|\\.)*)"\s*[,)]""")
 _WORDS = re.compile(r"[a-z]{2,}[ ,;:.]| [a-z]{2,}")
-_SAYERS = {"say", "_say"}
-_NOT_SAID = {"re.compile", "split", "open", "getattr", "join_words"}
+_NAMED = re.compile(r"\{([a-z_]+)\}")
+_SAYERS = {"say", "message"}
+_ERRORS = ("Error", "Failure", "Exceeded")
+_CAUSES = ("diagnosis", "comparison", "running", "sessions/settings_check.py", "devices/placement.py")
 
 
 def find_messages(domain: str) -> dict[str, str]:
     """Return the domain's messages in the source, each with the module where it first stands.
 
-    ``views``: what is given to `say` in `report/`, in its templates and in `cli/`; ``causes``: every sentence of
-    `diagnosis/`, wherever it goes.
+    ``views``: what is given to `say` or `message` in `report/`, its templates and `cli/`, the sentences of `wording.py`,
+    and a run's phases; ``causes``: the sentences of `diagnosis/` and of what judges and warns, wherever they go, and the
+    words of categories, codes and kinds; ``errors``: the messages of what is raised.
     """
     found: dict[str, str] = {}
     if domain == "views":
-        for path in _modules("report", "cli", "api.py"):
+        for path in _modules("report", "cli", "api.py", "results"):
             for text in _said(path):
                 found.setdefault(text, path.stem)
         for path in sorted((_COORDINATOR / "report" / "templates").iterdir()):
             for match in _IN_TEMPLATE.finditer(path.read_text(encoding="utf-8")):
                 found.setdefault(ast.literal_eval(f'"{match[1]}"'), path.name)
+        for text in _sentences(_COORDINATOR / "report" / "wording.py"):
+            if not text.startswith("stepalign "):
+                found.setdefault(text, "wording")
+        found.update((verdict.value, "verdict") for verdict in Verdict)
     elif domain == "causes":
-        for path in _modules("diagnosis"):
+        for path in _modules(*_CAUSES):
             for text in _sentences(path):
+                found.setdefault(text, path.stem)
+    elif domain == "errors":
+        for path in (*_modules("."), *sorted((_COORDINATOR.parent / "protocol").rglob("*.py"))):
+            for text in _raised(path):
                 found.setdefault(text, path.stem)
     return found
 
@@ -43,7 +58,8 @@ def find_messages(domain: str) -> dict[str, str]:
 def message_of(node: ast.expr) -> str | None:
     """Return a string's or an f-string's text with ``{0}``, ``{1}``, ... for what is filled in; None for others."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
+        names = dict.fromkeys(_NAMED.findall(node.value))  # of a text that str.format fills in
+        return _NAMED.sub(lambda found: f"{{{list(names).index(found[1])}}}", node.value)
     if not isinstance(node, ast.JoinedStr):
         return None
     text, number = "", 0
@@ -65,7 +81,18 @@ def _modules(*names: str) -> Iterator[Path]:
 def _said(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SAYERS and node.args:
-            text = message_of(node.args[0])
+            chosen = node.args[0]
+            for part in (chosen.body, chosen.orelse) if isinstance(chosen, ast.IfExp) else (chosen,):
+                text = message_of(part)
+                if text is not None:
+                    yield text
+
+
+def _raised(path: Path) -> Iterator[str]:
+    """Yield what errors are made with."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+            text = message_of(node.args[0]) if node.func.id.endswith(_ERRORS) else None
             if text is not None:
                 yield text
 
@@ -79,6 +106,10 @@ def _sentences(path: Path) -> Iterator[str]:
             skipped.add(node.value)
         elif isinstance(node, (ast.Raise, ast.Assert)):
             skipped.update(ast.walk(node))
+        elif isinstance(node, (ast.AnnAssign, ast.arg)) and node.annotation is not None:
+            skipped.update(ast.walk(node.annotation))
+        elif isinstance(node, ast.FunctionDef) and node.returns is not None:
+            skipped.update(ast.walk(node.returns))
         elif isinstance(node, ast.JoinedStr):
             for part in node.values:
                 skipped.add(part)
@@ -89,8 +120,18 @@ def _sentences(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.expr) and node not in skipped:
             text = message_of(node)
-            if text is not None and " " in text and _WORDS.search(text):
+            if text is not None and " " in text and _WORDS.search(text) and not _is_list_of_names(text):
                 yield text
+
+
+def _is_list_of_names(text: str) -> bool:
+    """Say whether ``text`` is data: names of arguments or classes in a row."""
+    words = text.split(" ")
+    return len(words) > 2 and all(word.isidentifier() for word in words) and any(map(_looks_like_code, words))
+
+
+def _looks_like_code(word: str) -> bool:
+    return "_" in word or word[1:] != word[1:].lower() or word.endswith("linear")
 
 
 def main() -> None:
@@ -99,11 +140,12 @@ def main() -> None:
         for domain in DOMAINS:
             there, wanted = read_messages(chosen, domain), find_messages(domain)
             for text, module in wanted.items():
-                if text not in there:
+                if text not in there and domain != "errors":  # one that is rare may stay English
                     print(f"{chosen}/{domain}.toml lacks, from {module}:\n  {_quoted(text)} = {_quoted(text)}")
-            for text in there if wanted else ():
-                if text not in wanted:
-                    print(f"{chosen}/{domain}.toml has left over: {_quoted(text)}")
+            for table, messages in read_tables(chosen, domain).items():
+                for text in messages if table not in UNTRACED else ():
+                    if text not in wanted:
+                        print(f"{chosen}/{domain}.toml has left over: {_quoted(text)}")
 
 
 def _quoted(text: str) -> str:

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 from stepalign.coordinator import api
 from stepalign.coordinator.cases.case import KINDS, Case
+from stepalign.coordinator.languages.translation import say
 from stepalign.coordinator.report import wording
 from stepalign.coordinator.results.records import write_bytes
 from stepalign.coordinator.results.result import Result, Verdict
@@ -135,8 +136,7 @@ def _kind_case(result: Result, kind: str) -> ElementTree.Element:
     case = _case(result.case.name, kind)
     place, worst = result.first_divergence, result.worst.get(kind, {})
     if place is not None and place.kind == kind:
-        details = (wording.place_line(place), wording.values_line(place), wording.measures_line(place))
-        text = "\n".join(part for part in (*details, wording.tolerance_line(place), place.reason) if part)
+        text = "\n".join((wording.place_line(place), *wording.place_details(place)))
         _complain(case, "failure", result.verdict.value, wording.place_line(place), text)
     elif result.verdict is not Verdict.ALIGNED and worst.get("passed") is False:
         name = worst.get("torch_name") or worst.get("paddle_name") or ""
@@ -181,12 +181,13 @@ def annotation_text(result: Result) -> str:
     """Return what an annotation says: where, the likeliest cause and its fix, what to do."""
     lines = [wording.headline(result)]
     if (place := result.first_divergence) is not None:
-        lines += [wording.place_line(place), wording.values_line(place), wording.measures_line(place), place.reason]
+        lines += [wording.place_line(place), *wording.place_details(place)]
     if result.error is not None:
-        lines.append(result.error.message)
+        lines.append(say(result.error.message, "errors"))
     if result.causes:
         cause = max(result.causes, key=lambda item: item.confidence)
-        lines += [f"{wording.kind_words(cause.code)}: {cause.evidence}", f"Fix: {cause.fix}"]
+        title = f"{wording.kind_words(cause.code)}{say(': ')}"
+        lines += [title + say(cause.evidence, "causes"), say("Fix: ") + say(cause.fix, "causes")]
     else:
         lines += wording.next_steps(result)
     return wording.plain("\n".join(line for line in lines if line))

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepalign.coordinator.comparison.comparison import Comparison, nearness
-from stepalign.coordinator.languages.translation import say
+from stepalign.coordinator.languages.translation import message, say
 from stepalign.coordinator.report import wording
 from stepalign.coordinator.report.consoles import open_console
 from stepalign.protocol.status import Status
@@ -32,15 +32,21 @@ DRAWS_A_SECOND = 4
 _RATE_WINDOW_S = 15.0
 _BAR_WIDTH = 24
 _STATES = {
-    "start": "starting",
-    "import": "importing",
-    "build": "building",
-    "weights": "exchanging weights",
-    "rates": "reading rates",
-    "batch": "reading the batch",
-    "wait": "waiting",
+    "start": message("starting"),
+    "import": message("importing"),
+    "build": message("building"),
+    "weights": message("exchanging weights"),
+    "rates": message("reading rates"),
+    "batch": message("reading the batch"),
+    "forward": message("forward"),
+    "backward": message("backward"),
+    "after_backward": message("after backward"),
+    "update": message("update"),
+    "collect": message("collecting tensors"),
+    "schedule": message("stepping the schedule"),
+    "wait": message("waiting"),
 }
-"""A worker's phases in words; phases of a step that are not listed are words already."""
+"""A worker's phases in words; others are shown as they are called."""
 
 
 class Snapshot(NamedTuple):
@@ -95,7 +101,7 @@ class LiveView:
         self._phase, self._began_s, self._newest = text, self._clock(), None
         self._progress.clear()
         if self._live is None:
-            self._print(say(text))
+            self._print(say(text, "causes"))
 
     def step(
         self,
@@ -134,7 +140,7 @@ class LiveView:
     def _head(self, newest: Snapshot | None) -> RenderableType:
         now = self._clock()
         line = Table.grid(padding=(0, 1))
-        phase = Text(wording.plain(say(self._phase)), style="bold", no_wrap=True, overflow="ellipsis")
+        phase = Text(wording.plain(say(self._phase, "causes")), style="bold", no_wrap=True, overflow="ellipsis")
         if newest is None:
             line.add_row(self._spinner, phase, Text(_duration(now - self._began_s), style="dim"))
             return line

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepalign.coordinator.languages.translation import say
+
 
 @dataclass
 class Node:
@@ -36,7 +38,7 @@ def module_tree(details: Mapping[str, Any], chart: Mapping[str, Any] | None) -> 
     modules = [item for item in details.get("modules") or () if isinstance(item, Mapping)]
     if not modules:
         return None
-    nodes = {"": Node("model", "")}
+    nodes = {"": Node(say("model"), "")}
     for item in modules:
         path = str(item.get("path", ""))
         node = _node_at(nodes, path)

@@ -82,8 +82,23 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["plain"] = wording.plain
-    environment.globals["say"] = say
+    environment.globals.update(say=_say_filled, say_cause=_say_cause, say_error=_say_error)
     return environment
+
+
+def _say_filled(text: str, *values: object) -> str:
+    """Return ``text`` in the reader's language, ``values`` in its places {0}, {1}, ..."""
+    for number, value in enumerate(values):
+        text = text.replace(f"{{{number}}}", str(value))
+    return say(text)
+
+
+def _say_cause(text: str) -> str:
+    return say(text, "causes")
+
+
+def _say_error(text: str) -> str:
+    return say(text, "errors")
 
 
 def _own(name: str) -> Markup:

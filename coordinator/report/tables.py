@@ -8,12 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepalign.coordinator.cases.case import KINDS
-from stepalign.coordinator.languages.translation import say
+from stepalign.coordinator.languages.translation import message, say
 from stepalign.coordinator.report.wording import kind_words, number, percent, ratio_to_allowed
 from stepalign.coordinator.results.records import from_strict_number
 from stepalign.coordinator.results.result import Result, SideFacts
 
-_FACTS = ("framework", "version", "python", "interpreter", "pid", "device")
+_FACTS = (
+    message("framework"),
+    message("version"),
+    message("python"),
+    message("interpreter"),
+    message("pid"),
+    message("device"),
+)
+_PLACEMENT = (message("gpu"), message("cores"), message("threads"))
+"""What a side's ``extra`` facts are called, where a run has placed it."""
 _OWN = ("framework", "version", "interpreter", "pid")
 _ABSENT = "\N{EN DASH}"
 
@@ -106,13 +115,11 @@ def _of_allowed(ratio: float, passed: bool) -> str:
 def _facts(side: SideFacts | None) -> dict[str, str]:
     if side is None:
         return {}
-    own = {
-        name: _text(getattr(side, name)) for name in ("framework", "version", "python", "interpreter", "pid", "device")
-    }
-    own["other frameworks loaded"] = _text(side.other_frameworks_loaded) or say("none")
+    own = {name: _text(getattr(side, name)) for name in _FACTS}
+    own[message("other frameworks loaded")] = _text(side.other_frameworks_loaded) or say("none")
     return {
         **own,
-        **{f"setting: {name}": _text(value) for name, value in side.settings.items()},
+        **{message(f"setting: {name}"): _text(value) for name, value in side.settings.items()},
         **{name: _text(value) for name, value in side.extra.items()},
     }
 

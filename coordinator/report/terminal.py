@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stepalign.coordinator.languages.translation import say
+from stepalign.coordinator.languages.translation import message, say
 from stepalign.coordinator.report import wording
-from stepalign.coordinator.report.consoles import open_console
+from stepalign.coordinator.report.consoles import open_console, wrap
 from stepalign.coordinator.report.rows import (
     StepRow,
     around_divergence,
@@ -34,7 +34,7 @@ _LABEL_WIDTH = 9
 _SHOWN_CAUSES = 3
 _SHOWN_LINES = 5
 _ERROR_START, _ERROR_END = 4, 7
-_PATHS = (("report", "report.html"), ("table for the pull request", "losses.md"))
+_PATHS = ((message("report"), "report.html"), (message("table for the pull request"), "losses.md"))
 _STYLES = {
     Verdict.ALIGNED: "bold green",
     Verdict.DIVERGED: "bold red",
@@ -104,7 +104,7 @@ def _cells(row: StepRow, schedule_only: bool) -> list[str]:
 
 def _print_section(console: Console, label: str, lines: Iterable[Text]) -> None:
     """Print the lines, wrapped, to the right of their label."""
-    wrapped = [part for line in lines for part in line.wrap(console, console.width - _LABEL_WIDTH - 1)]
+    wrapped = [part for line in lines for part in wrap(line, console, console.width - _LABEL_WIDTH - 1)]
     for position, part in enumerate(wrapped):
         part.rstrip()
         shown = label if position == 0 else ""
@@ -140,7 +140,12 @@ def _sections(result: Result) -> Iterable[tuple[str, list[Text]]]:
 
 
 def _error_lines(error: ErrorFacts) -> list[Text]:
-    facts = (("side", error.side), ("phase", error.phase), ("step", error.step), ("signal", error.signal))
+    facts = (
+        (message("side"), error.side),
+        (message("phase"), error.phase),
+        (message("step"), error.step),
+        (message("signal"), error.signal),
+    )
     where = ", ".join(f"{say(name)} {value}" for name, value in facts if value is not None)
     lines = say(error.message.rstrip(), "errors").splitlines()
     if len(lines) > _ERROR_START + _ERROR_END + 1:

@@ -128,7 +128,7 @@ def values_line(place: FirstDivergence) -> str:
     """Return both values at the place, or nothing where there are none."""
     if place.torch is None and place.paddle is None:
         return ""
-    return f"torch {number(place.torch, 9)}, paddle {number(place.paddle, 9)}"
+    return say(f"torch {number(place.torch, 9)}, paddle {number(place.paddle, 9)}")
 
 
 def measures_line(place: FirstDivergence) -> str:
@@ -142,7 +142,7 @@ def measures_line(place: FirstDivergence) -> str:
         parts.append(say(f"of the whole tensor {number(place.rel_l2, 4)}"))
     if place.max_ulp is not None and place.max_ulp <= TELLING_ULP:
         parts.append(f"{place.max_ulp} ulp")
-    return ", ".join(parts)
+    return say(", ").join(parts)
 
 
 def tolerance_line(place: FirstDivergence) -> str:
