@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 LANGUAGES = ("en", "zh")
 DOMAINS = ("views", "causes", "errors")
@@ -26,9 +27,11 @@ _LETTERS = re.compile(r"[A-Za-z]{2}")
 _BETWEEN_WIDE = re.compile(r"(?<=[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]) (?=[\u3400-\u9fff\uff08])")
 _LONGEST = 6000
 _DEEPEST = 6
-_JOINTS = (("\n", "\n"), ("; ", "；"), (". ", "。"), (": ", "："), (", ", "，"), (" and ", "和"))
-_OF_LISTS = ("\n", "; ", ", ")
-_MOST_JOINTS = 40
+_JOINTS = (("; ", "；"), (". ", "。"), (": ", "："), (", ", "，"), (" and ", "和"))
+_MOST_JOINTS = 12
+_LONGEST_JOINED = 800
+_MOST_KNOWN = 20_000
+_ENGLISH = re.compile(r"(?<![\w./=(])[a-z]{2,}(?![\w./=(])")
 _SURE_LETTERS = 10
 _chosen: list[str | None] = [None]
 
@@ -64,9 +67,10 @@ def message(text: str) -> str:
 
 
 class Catalogue:
-    """The messages of one language. A text is matched whole, then in parts, then by templates of few letters.
+    """The messages of one language. Of the ways to read a text as messages, the one that leaves least English is taken.
 
-    With ``is_strict`` those are not tried: where any text may come, as a traceback from a user's script.
+    With ``is_strict`` templates of few letters are not tried: where any text may come, as a traceback from a user's
+    script.
     """
 
     def __init__(self, messages: Mapping[str, str], is_strict: bool = False) -> None:
@@ -75,68 +79,78 @@ class Catalogue:
         templates.sort(key=lambda item: -item.weight)
         self._sure = [item for item in templates if item.weight >= _SURE_LETTERS]
         self._weak = [item for item in templates if item.weight < _SURE_LETTERS and not is_strict]
-        self.translate = lru_cache(maxsize=4096)(self._translate)
+        self._is_strict = is_strict
+        self._known: dict[str, _Reading] = {}
 
-    def _translate(self, text: str) -> str:
+    def translate(self, text: str) -> str:
         """Return the translation; parts that no entry fits stay as they are."""
-        translated = self._translated(text, 0)
-        return text if translated is None else _BETWEEN_WIDE.sub("", translated)
+        if len(self._known) > _MOST_KNOWN:
+            self._known.clear()
+        return _BETWEEN_WIDE.sub("", self._read(text, 0).text)
 
-    def _translated(self, text: str, depth: int) -> str | None:
-        if depth > _DEEPEST or len(text) > _LONGEST or not _LETTERS.search(text):
-            return self._exact.get(text)
-        return (
-            self._whole(text, self._sure, depth, of_one_piece=True)
-            or self._in_parts(text, depth)
-            or self._whole(text, self._sure, depth)
-            or self._whole(text, self._weak, depth)
-        )
-
-    def _whole(self, text: str, templates: list[_Template], depth: int, of_one_piece: bool = False) -> str | None:
-        """Match a whole text; ``of_one_piece``: only if what is filled in does not look like the start of another."""
+    def _read(self, text: str, depth: int) -> _Reading:
+        """Return the best reading: whole messages before several joined ones before templates of few letters."""
         if text in self._exact:
-            return self._exact[text]
-        for template in templates:
-            filled = template.match(text)
-            if filled is not None and not (of_one_piece and any("; " in part or "\n" in part for part in filled)):
-                return template.fill([self._translated(part, depth + 1) or part for part in filled])
-        return None
+            return _Reading(self._exact[text], 0)
+        best = _Reading(text, len(_ENGLISH.findall(text)))
+        if depth > _DEEPEST or len(text) > _LONGEST or not _LETTERS.search(text):
+            return best
+        if text not in self._known:
+            self._known[text] = best  # what is read of it meanwhile
+            for reading in self._readings(text, depth):
+                best = min(best, reading, key=lambda item: item.left)
+                if not best.left:
+                    break
+            self._known[text] = best
+        return self._known[text]
 
-    def _in_parts(self, text: str, depth: int) -> str | None:
-        """Translate a text that is made of several: at a joint with a message on both sides, or else on one of them."""
-        found = None
-        for left, right, joint in _splits(text):
-            ours, theirs = (self._whole(part, self._sure, depth + 1) for part in (left, right))
-            if ours is not None and theirs is not None:
-                return ours + joint + theirs
-            if found is None and (ours is not None or theirs is not None):
-                found = (left, right, joint, ours, theirs)
-        if found is not None:
-            left, right, joint, ours, theirs = found
-            ours = ours or self._translated(left, depth + 1) or left
-            return ours + joint + (theirs or self._translated(right, depth + 1) or right)
-        return self._in_list(text, depth)
+    def _readings(self, text: str, depth: int) -> Iterator[_Reading]:
+        matches = [(item, parts) for item in self._sure if (parts := item.match(text)) is not None]
+        swallows = [any("; " in part or "\n" in part for part in parts) for _, parts in matches]
+        for (template, parts), is_of_two in zip(matches, swallows):
+            if not is_of_two:
+                yield self._filled(template, parts, depth)
+        yield from self._joined(text, depth)
+        for (template, parts), is_of_two in zip(matches, swallows):
+            if is_of_two:
+                yield self._filled(template, parts, depth)
+        for template in self._weak:
+            if (parts := template.match(text)) is not None:
+                yield self._filled(template, parts, depth)
 
-    def _in_list(self, text: str, depth: int) -> str | None:
-        """Translate what is joined alike, item by item, if any item is a message."""
-        for joint, other in _JOINTS:
-            parts = text.split(joint)
-            if joint in _OF_LISTS and 1 < len(parts) <= _MOST_JOINTS:
-                translated = [self._whole(part, self._weak, depth + 1) for part in parts]
-                if any(part is not None for part in translated):
-                    return other.join(new or old for new, old in zip(translated, parts))
-        return None
+    def _joined(self, text: str, depth: int) -> Iterator[_Reading]:
+        if "\n" in text:
+            yield _Reading.join("\n", [self._read(line, depth + 1) for line in text.split("\n")])
+        elif len(text) <= _LONGEST_JOINED and not self._is_strict:
+            for joint, other in _JOINTS:
+                for left, right in _splits(text, joint):
+                    yield _Reading.join(other, [self._read(left, depth + 1), self._read(right, depth + 1)])
+
+    def _filled(self, template: _Template, parts: list[str], depth: int) -> _Reading:
+        readings = [self._read(part, depth + 1) for part in parts]
+        return _Reading(template.fill([part.text for part in readings]), sum(part.left for part in readings))
 
 
-def _splits(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the two sides of each joint, and what joins them in Chinese."""
-    for joint, other in _JOINTS:
-        start = text.find(joint)
-        for _ in range(_MOST_JOINTS):
-            if start < 0:
-                break
-            yield text[:start], text[start + len(joint) :], other
-            start = text.find(joint, start + 1)
+class _Reading(NamedTuple):
+    """A text in the other language, and how many English words are left in it."""
+
+    text: str
+    left: int
+
+    @classmethod
+    def join(cls, joint: str, parts: list[_Reading]) -> _Reading:
+        return cls(joint.join(part.text for part in parts), sum(part.left for part in parts))
+
+
+def _splits(text: str, joint: str) -> Iterator[tuple[str, str]]:
+    """Yield the two sides of each place where ``joint`` stands, brackets aside."""
+    start = text.find(joint)
+    for _ in range(_MOST_JOINTS):
+        if start < 0:
+            break
+        if text.count("[", 0, start) == text.count("]", 0, start):  # not within an index
+            yield text[:start], text[start + len(joint) :]
+        start = text.find(joint, start + 1)
 
 
 class _Template:
