@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepalign.coordinator.languages.translation import say
+from stepalign.coordinator.languages.translation import message, say
 from stepalign.coordinator.report.rows import group_count, step_count
 from stepalign.coordinator.report.steps_sample import StepsSample
 from stepalign.coordinator.results.records import from_strict_number
@@ -54,7 +54,7 @@ def chart_data(result: Result, sample: StepsSample, details: Mapping[str, Any]) 
             **_noise(details, torch),
         }
         data["notes"]["loss"] = _nonfinite_notes(("torch", series.loss_torch), ("paddle", series.loss_paddle))
-        data["notes"]["loss_difference"] = _equal_note(difference, "losses")
+        data["notes"]["loss_difference"] = _equal_note(difference, message("losses"))
     if series.lr_torch or series.lr_paddle:
         _add_rates(data, result, count)
         data.get("rate_difference", {}).update(_allowed(result, sample, "lr"))
