@@ -10,6 +10,7 @@ import numpy as np
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.comparison import AS_USED, Comparison
 from stepalign.coordinator.comparison.rates import pair_groups
+from stepalign.coordinator.diagnosis import layer_differences
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
 from stepalign.coordinator.diagnosis.clip_fit import explain_clipping
 from stepalign.coordinator.diagnosis.loss_formula import LossSite, explain_loss_formula
@@ -56,7 +57,7 @@ class Evidence:
 
 def explain(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
     """Return the causes of the first failure, most likely first; never empty."""
-    causes = [_weighed(finding, failure) for finding in evidence.findings if finding.matters]
+    causes = [_weighed(finding, failure) for finding in evidence.findings if _bears_on(finding, failure)]
     fitted = _from_numbers(evidence, failure, located)
     if failure.kind in ("optimizer_state", "parameter"):
         fitted = _behind_declared(fitted, causes)
@@ -64,6 +65,11 @@ def explain(evidence: Evidence, failure: Comparison, located: Optional[Located])
     if not causes:
         causes = [_unexplained(failure, located)]
     return rank(causes)
+
+
+def _bears_on(finding: Finding, failure: Comparison) -> bool:
+    """Return whether a declared difference counts: where it matters, or where a layer is known to compute otherwise."""
+    return finding.matters or (finding.cause.code == layer_differences.CODE and failure.kind in layer_differences.SHOWN_BY)
 
 
 def _behind_declared(fitted: List[Cause], declared: Sequence[Cause]) -> List[Cause]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from stepalign.coordinator.comparison.rule_inputs import Hyperparameters
 from stepalign.coordinator.diagnosis.cause import Category
+from stepalign.coordinator.diagnosis.common_terms import as_float
+from stepalign.coordinator.diagnosis.counterparts import optimizer_argument, torch_default, write
 from stepalign.protocol.specs import Scalar
 
 Hyper = Mapping[str, Scalar]
@@ -23,24 +25,14 @@ _DECAYS = (0.0, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.3, 
 _FACTORS = (-1.0, 0.01, 0.05, 0.1, 0.2, 0.25, 1 / 3, 0.5, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0, 16.0, 100.0)
 
 
-_TORCH_DEFAULTS = {
-    "beta1": 0.9,
-    "beta2": 0.999,
-    "eps": 1e-8,
-    "alpha": 0.99,
-    "rho": 0.9,
-    "momentum_decay": 4e-3,
-    "_rate": 1.0,
-    "gradient_scale": 1.0,
-    "AdamW/weight_decay": 0.01,
-    "Adagrad/eps": 1e-10,
-    "Adadelta/eps": 1e-6,
-}
+_WITHOUT_ARGUMENT = {"_rate": 1.0, "gradient_scale": 1.0}
 
 
 def torch_value(rule: str, hyper: Hyper, key: str) -> float:
     """Return what torch's side has for a knob: the declared value, else torch's default."""
-    default = _TORCH_DEFAULTS.get(f"{rule}/{key}", _TORCH_DEFAULTS.get(key, 0.0))
+    if key in _WITHOUT_ARGUMENT:
+        return Hyperparameters(hyper).number(key, _WITHOUT_ARGUMENT[key])
+    default = as_float(torch_default(optimizer_argument(rule, key)))
     reader = Hyperparameters(hyper)
     if key in ("beta1", "beta2"):
         return reader.pair("beta1", "beta2", "betas", (0.9, 0.999))[key == "beta2"]
@@ -164,7 +156,7 @@ def switches(rule: str, hyper: Hyper) -> list[Switch]:
                 "nesterov_missing" if nesterov else "nesterov_added",
                 _with(nesterov=not nesterov),
                 f"paddle's updates fit momentum {'without' if nesterov else 'with'} Nesterov's step",
-                f"use_nesterov={nesterov} in paddle.optimizer.Momentum(...)",
+                f"{write(optimizer_argument('SGD', 'nesterov'), 'nesterov', nesterov)} in paddle.optimizer.Momentum(...)",
             ),
             Switch(
                 "plain",
@@ -207,7 +199,8 @@ def switches(rule: str, hyper: Hyper) -> list[Switch]:
                 "optimizer_epsilon",
                 _with(eps_inside_sqrt=reader.number("eps", 1e-8), lr_in_velocity=True),
                 "paddle adds torch's epsilon below the root, where it stands for its square root",
-                f"epsilon={reader.number('eps', 1e-8) ** 2:g} in paddle.optimizer.RMSProp(...): the square of torch's",
+                f"{write(optimizer_argument('RMSprop', 'eps'), 'eps', reader.number('eps', 1e-8))} in "
+                "paddle.optimizer.RMSProp(...): the square of torch's",
             )
         )
     found += [_other_rule(rule, other, hyper) for other in _RELATIVES.get(rule, ())]

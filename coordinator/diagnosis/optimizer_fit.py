@@ -14,7 +14,7 @@ import numpy as np
 from stepalign.coordinator.comparison.rule_inputs import Hyperparameters
 from stepalign.coordinator.comparison.update_rules import known_rules
 from stepalign.coordinator.diagnosis.cause import Category, Cause
-from stepalign.coordinator.diagnosis.common_terms import OPTIMIZER_TERMS, paddle_argument
+from stepalign.coordinator.diagnosis.counterparts import optimizer_argument, write
 from stepalign.coordinator.diagnosis.optimizer_candidates import torch_value
 from stepalign.coordinator.diagnosis.optimizer_case import Case, fits, judge_record, worst_of
 from stepalign.coordinator.diagnosis.optimizer_search import Change, Explanation, explain
@@ -226,13 +226,11 @@ def _words(change: Change, context: _Context) -> tuple[Category, str, str, str]:
             f"{context.call} applies it beside weight_decay"
         )
         return change.category, change.code, evidence, fix
-    term = OPTIMIZER_TERMS.get(change.name)
+    argument = optimizer_argument(context.rule, change.name)
     ours = torch_value(context.rule, context.covered[0].hyper, change.name)
-    asked = ours**2 if context.rule == "RMSprop" and change.name == "eps" else ours
     evidence = f"{change.name} = {value:.7g} fits paddle's numbers, torch has {ours:.7g}"
-    fix = (
-        f"{paddle_argument(term, asked)} in {context.call}" if term else f"{change.name}={asked:.7g} in {context.call}"
-    )
+    written = write(argument, change.name, ours)
+    fix = f"{written} in {context.call}" if argument is None or argument.paddle else written
     return change.category, change.code, evidence, fix
 
 

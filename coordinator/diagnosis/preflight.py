@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from stepalign.coordinator.atlas.pairing import Argument
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
 from stepalign.coordinator.diagnosis.common_terms import SCHEDULER_ARGUMENTS, same_value
+from stepalign.coordinator.diagnosis.counterparts import neutral, schedule_argument, torch_default, write
 from stepalign.coordinator.diagnosis.preflight_modules import compare_modules
 from stepalign.coordinator.diagnosis.preflight_optimizer import compare_optimizers
 from stepalign.coordinator.diagnosis.preflight_pairs import resolve
 from stepalign.coordinator.diagnosis.wording import count, names, number
-from stepalign.protocol.specs import Declaration, SchedulerSpec, TensorSpec
+from stepalign.protocol.specs import Declaration, Scalar, SchedulerSpec, TensorSpec
 
-_PADDLE_ARGUMENTS = {
-    ("LinearLR", "total_iters"): "total_steps",
-    ("PolynomialLR", "total_iters"): "decay_steps",
-    ("OneCycleLR", "min_lr"): "end_learning_rate",
-    ("OneCycleLR", "pct_start"): "phase_pct",
-}
+_END_RATE = {("OneCycleLR", "min_lr"): "end_learning_rate"}
+"""What is declared as torch computes it from other arguments, and paddle takes as an argument."""
 _PLATEAU = "ReduceLROnPlateau"
 _MOMENTUM_CYCLERS = frozenset({"OneCycleLR", "CyclicLR"})
 
@@ -152,7 +150,9 @@ def _class(scheduler: SchedulerSpec | None) -> str | None:
 
 
 def _scheduler_arguments(ours: SchedulerSpec, theirs: SchedulerSpec) -> Iterator[Finding]:
-    for key, default in SCHEDULER_ARGUMENTS.get(ours.type, {}).items():
+    for key in SCHEDULER_ARGUMENTS.get(ours.type, "").split():
+        argument = schedule_argument(ours.type, key)
+        default = neutral(argument) if key.startswith("paddle.") else torch_default(argument)
         torch_value = ours.hyperparameters.get(key, default)
         paddle_value = theirs.hyperparameters.get(key, default)
         if torch_value is None or paddle_value is None or same_value(torch_value, paddle_value):
@@ -160,16 +160,26 @@ def _scheduler_arguments(ours: SchedulerSpec, theirs: SchedulerSpec) -> Iterator
         if key == "min_lr" and not same_value(ours.hyperparameters.get("max_lr"), theirs.hyperparameters.get("max_lr")):
             continue
         call = f"paddle.optimizer.lr.{theirs.framework_class.rsplit('.', 1)[-1]}(...)"
-        argument = _PADDLE_ARGUMENTS.get((ours.type, key), key.removeprefix("paddle."))
+        name = _END_RATE.get((ours.type, key), key.removeprefix("paddle."))
+        written = (
+            f"{name}={number(torch_value)}"
+            if argument is None or not argument.torch
+            else write(argument, key, torch_value)
+        )
         cause = Cause(
             Category.SCHEDULE,
             "scheduler_argument",
             0.9,
             f"{key.removeprefix('paddle.')} of {ours.type} is {number(torch_value)} in torch "
-            f"and {number(paddle_value)} in paddle",
-            f"{argument}={number(torch_value)} in {call}",
+            f"and {number(paddle_value)} in paddle{_paddle_default(argument, paddle_value)}",
+            f"{written} in {call}",
         )
         yield Finding(cause, "lr", "", "", True, number(torch_value), number(paddle_value))
+
+
+def _paddle_default(argument: Argument | None, value: Scalar) -> str:
+    at_default = argument is not None and not argument.torch and argument.paddle_default == value
+    return f", which is paddle's default of {argument.paddle}" if argument is not None and at_default else ""
 
 
 def _clipping(torch: Declaration, paddle: Declaration) -> Iterator[Finding]:

@@ -13,11 +13,12 @@ from stepalign.coordinator.diagnosis.common_terms import (
     PADDLE_TERMS,
     SILENT_MODULE_KEYS,
     as_float,
-    paddle_argument,
     plain,
     same_value,
     words,
 )
+from stepalign.coordinator.diagnosis.counterparts import both_defaults, module_argument, neutral, write
+from stepalign.coordinator.diagnosis.layer_differences import layer_differences
 from stepalign.coordinator.diagnosis.wording import count, names, number
 from stepalign.protocol.specs import Declaration, ModuleSpec, Scalar
 
@@ -74,6 +75,7 @@ def compare_modules(
         *_paddle_arguments(pairs, mode),
         *_own_attributes(pairs),
         *_training_flags(pairs),
+        *layer_differences(pairs),
     ]
     paired = {t.path for t, _ in pairs}, {p.path for _, p in pairs}
     findings.extend(_lone_dropouts(torch.modules, paired[0], "torch", mode))
@@ -177,7 +179,7 @@ def _differing(torch: ModuleSpec, paddle: ModuleSpec) -> Iterator[tuple[str, Sca
     """Yield (key, torch's value, paddle's value) for each argument whose difference means other numbers."""
     for key in {**torch.hyperparameters, **paddle.hyperparameters}:
         term = MODULE_TERMS.get(key)
-        default = term.default if term else None
+        default = term.absent if term else None
         declared = key in torch.hyperparameters and key in paddle.hyperparameters
         if key.startswith(("attr.", "paddle.", "torch.")) or key in SILENT_MODULE_KEYS:
             continue
@@ -250,13 +252,15 @@ def _argument(key: str, ours: Scalar, theirs: Scalar, matters: bool, found: Sequ
     if key in _DROPOUT_KEYS and not matters:
         evidence += "; no effect while dropout is off"
     term = MODULE_TERMS.get(key)
+    argument = module_argument(torch.type, key)
+    evidence += both_defaults(argument, ours, theirs)
     if torch.type.endswith("Loss") and key not in ("reduction", "label_smoothing", "ignore_index", "weighted"):
-        cause = Cause(Category.LOSS, "loss_argument", 0.9, evidence, f"torch's {key}={number(ours)} in {call}")
+        cause = Cause(Category.LOSS, "loss_argument", 0.9, evidence, f"{write(argument, key, ours)} in {call}")
     elif term is None:
-        cause = Cause(Category.FORWARD, "module_argument", 0.3, evidence, f"{key}={number(ours)} in {call}")
+        cause = Cause(Category.FORWARD, "module_argument", 0.3, evidence, f"{write(argument, key, ours)} in {call}")
     else:
         confidence = 0.95 if matters else 0.3
-        cause = Cause(term.category, term.code, confidence, evidence, f"{paddle_argument(term, ours)} in {call}")
+        cause = Cause(term.category, term.code, confidence, evidence, f"{write(argument, key, ours)} in {call}")
     kind = term.kind if term else "activation"
     return Finding(cause, kind, torch.path, paddle.path, matters, number(ours), number(theirs))
 
@@ -270,14 +274,17 @@ def _paddle_arguments(pairs: Sequence[ModulePair], mode: str) -> Iterator[Findin
             if not vanishes and not (key == "paddle.use_global_stats" and mode == "eval"):
                 differing.setdefault((key, paddle.hyperparameters[key]), []).append((torch, paddle))
     for (key, value), found in sorted(differing.items(), key=lambda item: item[0][0]):
-        term, neutral = PADDLE_TERMS[key]
+        term = PADDLE_TERMS[key]
         torch, paddle = found[0]
+        argument = module_argument(torch.type, key) or module_argument(paddle.type, key)
+        name = key.removeprefix("paddle.")
         paths = names(p.path for _, p in found)
         evidence = (
-            f"{key.removeprefix('paddle.')} is {number(value)} in paddle at {count(len(found), 'module')}; torch has "
-            f"no such rule: {paths}"
+            f"{name} is {number(value)} in paddle at {count(len(found), 'module')}; torch has no such rule: {paths}"
         )
-        fix = f"{neutral} in paddle.nn.{paddle.framework_class.rsplit('.', 1)[-1]}(...) of {paths}"
+        if argument is not None and argument.paddle_default == value:
+            evidence += f"; {number(value)} is paddle's default"
+        fix = f"{name}={neutral(argument)!r} in paddle.nn.{paddle.framework_class.rsplit('.', 1)[-1]}(...) of {paths}"
         cause = Cause(term.category, term.code, 0.95, evidence, fix)
         yield Finding(cause, term.kind, torch.path, paddle.path, True, None, number(value))
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
-from stepalign.coordinator.diagnosis.common_terms import OPTIMIZER_TERMS, as_float, paddle_argument, same_value
+from stepalign.coordinator.diagnosis.common_terms import OPTIMIZER_TERMS, as_float, same_value
+from stepalign.coordinator.diagnosis.counterparts import both_defaults, optimizer_argument, write
 from stepalign.coordinator.diagnosis.preflight_decay import compare_decay
 from stepalign.coordinator.diagnosis.preflight_pairs import (
     ParameterPair,
     call_of,
+    class_of,
     decay_of,
     finding_for,
     rate_of,
@@ -46,7 +48,7 @@ def compare_optimizers(
     elif decays and decoupled[0] != decoupled[1]:
         findings.append(_other_decay(torch.optimizer, paddle.optimizer, decoupled[0], held))
     if same_rule:
-        findings.extend(_hyperparameters(held, paddle))
+        findings.extend(_hyperparameters(held, torch, paddle))
     findings.extend(compare_decay(held, paddle.optimizer, decoupled[1]))
     findings.extend(_rates(held))
     return findings
@@ -118,23 +120,26 @@ def _other_decay(torch: OptimizerSpec, paddle: OptimizerSpec, decoupled: bool, h
     return Finding(cause, kind, first.torch.name, first.paddle.name, True, torch.type, paddle.type)
 
 
-def _hyperparameters(held: list[ParameterPair], paddle: Declaration) -> Iterator[Finding]:
+def _hyperparameters(held: list[ParameterPair], torch: Declaration, paddle: Declaration) -> Iterator[Finding]:
     for key, term in OPTIMIZER_TERMS.items():
         differing: dict[tuple[Scalar, Scalar], list[ParameterPair]] = {}
         for pair in held:
-            ours, theirs = pair.torch_values.get(key, term.default), pair.paddle_values.get(key, term.default)
-            ours, theirs = (term.default if value is None else value for value in (ours, theirs))
+            ours, theirs = pair.torch_values.get(key, term.absent), pair.paddle_values.get(key, term.absent)
+            ours, theirs = (term.absent if value is None else value for value in (ours, theirs))
             if ours is None or theirs is None or same_value(ours, theirs, term.atol):
                 continue
             if not _can_differ(key, ours, pair, paddle):
                 continue
             differing.setdefault((ours, theirs), []).append(pair)
         for (ours, theirs), pairs in differing.items():
+            argument = optimizer_argument(torch.optimizer.type, key, class_of(paddle.optimizer))
             evidence = (
                 f"{key} is {number(ours)} in torch and {number(theirs)} in paddle "
                 f"for {count(len(pairs), 'parameter')}: {names(p.paddle.name for p in pairs)}"
+                f"{both_defaults(argument, ours, theirs)}"
             )
-            fix = f"{paddle_argument(term, ours)} in {call_of(paddle.optimizer)}"
+            written = write(argument, key, ours)
+            fix = f"{written} in {call_of(paddle.optimizer)}" if argument is None or argument.paddle else written
             if key == "nesterov" and theirs:
                 cause = Cause(Category.OPTIMIZER, "nesterov_added", 0.95, evidence, fix)
             elif key == "momentum" and not theirs:
@@ -145,11 +150,12 @@ def _hyperparameters(held: list[ParameterPair], paddle: Declaration) -> Iterator
             yield Finding(
                 cause, term.kind, pairs[0].torch.name, pairs[0].paddle.name, True, number(ours), number(theirs)
             )
-    yield from _root_epsilon(held, call_of(paddle.optimizer))
+    yield from _root_epsilon(held, torch.optimizer.type, call_of(paddle.optimizer))
 
 
-def _root_epsilon(held: list[ParameterPair], call: str) -> Iterator[Finding]:
+def _root_epsilon(held: list[ParameterPair], rule: str, call: str) -> Iterator[Finding]:
     """Compare an epsilon below the root (paddle's RMSProp) with torch's outside it: the nearest is its square."""
+    argument = optimizer_argument(rule, "eps")
     for pair in held:
         ours, theirs = as_float(pair.torch_values.get("eps")), pair.paddle_values.get("eps_inside_sqrt")
         if not isinstance(theirs, float) or theirs <= 1e-3 * ours * ours or same_value(ours * ours, theirs):
@@ -159,8 +165,8 @@ def _root_epsilon(held: list[ParameterPair], call: str) -> Iterator[Finding]:
             "optimizer_epsilon",
             0.93,
             f"torch adds eps {number(ours)} to the root, paddle adds epsilon {number(theirs)} below it, "
-            f"which is {number(theirs**0.5)} outside",
-            f"epsilon={number(ours * ours)} in {call}: the square of torch's is the nearest there is",
+            f"which is {number(theirs**0.5)} outside{both_defaults(argument, ours, theirs**0.5)}",
+            f"{write(argument, 'eps', ours)} in {call}: the square of torch's is the nearest there is",
         )
         yield finding_for(cause, "parameter", pair, number(ours), number(theirs))
         return

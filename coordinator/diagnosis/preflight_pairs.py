@@ -36,7 +36,12 @@ def decay_of(values: Mapping[str, Scalar]) -> float:
 
 def call_of(optimizer: OptimizerSpec) -> str:
     """Return how paddle's code calls this optimizer's constructor."""
-    return f"paddle.optimizer.{optimizer.framework_class.rsplit('.', 1)[-1]}(...)"
+    return f"paddle.optimizer.{class_of(optimizer)}(...)"
+
+
+def class_of(optimizer: OptimizerSpec) -> str:
+    """Return the optimizer's class without its package."""
+    return optimizer.framework_class.rsplit(".", 1)[-1]
 
 
 def rate_of(values: Mapping[str, Scalar]) -> float:

@@ -74,6 +74,14 @@ FAULTS: tuple[Port, ...] = (
         paddle={"pool": "avg_without_padding"},
     ),
     faulty(
+        "group_norm_without_weights",
+        "convnet",
+        "backward",
+        ("gradient",),
+        options={**MOMENTUM, "group_norm": True},
+        note="paddle's own CPU kernel: no argument mends it",
+    ),
+    faulty(
         "grid_sample_corners",
         "convnet",
         "forward",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from stepalign.coordinator.atlas.layers.pair import (
     CLASS_WEIGHTS,
     REDUCTION,
@@ -11,8 +13,15 @@ from stepalign.coordinator.atlas.layers.pair import (
     paddle_only,
     same,
 )
+from stepalign.protocol.specs import Scalar
 
 _HUBER = "h(d) = d^2 / 2 for |d| < beta, else beta (|d| - beta / 2)"
+
+
+def _smooths_beside_ignored(declared: Mapping[str, Scalar]) -> bool:
+    ignored = declared.get("ignore_index")
+    return bool(declared.get("label_smoothing")) and isinstance(ignored, int) and ignored >= 0
+
 
 _WEIGHTED_MEAN = (
     "q the (smoothed) probabilities, l_i = -sum_c q_ic log p_ic, v_i = sum_c w_c q_ic: torch's mean is "
@@ -64,11 +73,18 @@ PAIRS = (
             Difference(
                 "label smoothing with an ignored label",
                 "paddle raises for ignore_index=-100; from 0 on its mean is the sum over all samples, ignored ones too, / (N C)",
+                _smooths_beside_ignored,
+                "leave ignored labels and their logits out before the loss",
             ),
             Difference("label smoothing without reduction", "reduction='none' gives [N] in torch, [N, 1] in paddle"),
             Difference("probabilities with class weights", _WEIGHTED_MEAN.format("N")),
             _LABELS,
-            Difference("label smoothing with class weights", _WEIGHTED_MEAN.format("sum_i w[y_i]")),
+            Difference(
+                "label smoothing with class weights",
+                _WEIGHTED_MEAN.format("sum_i w[y_i]"),
+                lambda declared: bool(declared.get("label_smoothing") and declared.get("weighted")),
+                "write the mean out from F.log_softmax, as torch's formula has it",
+            ),
             Difference("every label ignored", "torch: 0 / 0 = NaN; paddle: 0"),
         ),
         notes="label_smoothing is a float32 in a float64 model",
@@ -124,6 +140,9 @@ PAIRS = (
             Difference(
                 "gradient of the variance",
                 "torch: of log(v) / 2 + (x - y)^2 / (2 v) at v = max(variance, eps); paddle: none, it clips without a gradient",
+                lambda declared: True,
+                "write the loss out, with paddle.clip(variance, min=epsilon) for v",
+                "gradient",
             ),
         ),
     ),

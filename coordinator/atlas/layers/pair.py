@@ -7,7 +7,7 @@ against both frameworks' signatures and numbers, the pre-flight comparison and t
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +28,25 @@ class Verdict(str, enum.Enum):
     NONE = "none"
 
 
-COMPLEMENT = Conversion("1 - x", lambda value: float(f"{1.0 - value:.12g}"))
-AS_BOOL = Conversion("bool(x)", bool)
+def _complement(value: Any) -> float:
+    return float(f"{1.0 - value:.12g}")
+
+
+def _negated(value: Any) -> bool:
+    return not value
+
+
+COMPLEMENT = Conversion("1 - x", _complement, _complement)
+AS_BOOL = Conversion("bool(x)", bool, bool)
 AS_ZERO = Conversion("x or 0", lambda value: value or 0.0)
-NOT = Conversion("not x", lambda value: not value)
-ATTRIBUTE = Conversion("None if x else False", lambda value: None if value else False)
-IS_TANH = Conversion("x == 'tanh'", lambda value: value == "tanh")
-DIRECTION = Conversion("'bidirect' if x else 'forward'", lambda value: "bidirect" if value else "forward")
+NOT = Conversion("not x", _negated, _negated)
+ATTRIBUTE = Conversion("None if x else False", lambda value: None if value else False, lambda value: value is not False)
+IS_TANH = Conversion("x == 'tanh'", lambda value: value == "tanh", lambda value: "tanh" if value else "none")
+DIRECTION = Conversion(
+    "'bidirect' if x else 'forward'",
+    lambda value: "bidirect" if value else "forward",
+    lambda value: value in ("bidirect", "bidirectional"),
+)
 
 
 def paddle_names(argument: Argument) -> tuple[str, ...]:
@@ -100,10 +112,17 @@ LAYOUT = paddle_only("data_format", None, note="channels last is another layout 
 
 @dataclass(frozen=True)
 class Difference:
-    """What no mapping of arguments removes: where it shows and the formula of both sides. ``key`` names it."""
+    """What no mapping of arguments removes: where it shows and the formula of both sides. ``key`` names it.
+
+    ``applies`` tells from a module's declared arguments, torch's, whether it can show there; None where only the data
+    tells. ``mend`` says what a port can write instead, ``kind`` what shows it first: ``activation`` or ``gradient``.
+    """
 
     key: str
     formula: str
+    applies: Callable[[Mapping[str, Scalar]], bool] | None = None
+    mend: str = ""
+    kind: str = "activation"
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,8 @@ def _lp_pool(dimensions: int) -> LayerPair:
             Difference(
                 "clipped windows",
                 "with ceil_mode, m of k elements inside: torch (k / m sum(x^p))^(1/p), paddle (sum(x^p))^(1/p)",
+                lambda declared: bool(declared.get("ceil_mode")),
+                "pad the input so that every window lies inside, on both sides",
             ),
         ),
         notes="paddle takes the root in float32 in a float64 model",

@@ -27,6 +27,9 @@ class Net(nn.Layer):
         bias = None if o.get("conv_bias", False) else False
         self.conv1 = nn.Conv2D(3, width, 3, padding=1, bias_attr=bias)
         self.bn1 = nn.BatchNorm2D(width, epsilon=eps, momentum=momentum)
+        self.group_norm = nn.Identity()
+        if o.get("group_norm", False):
+            self.group_norm = nn.GroupNorm(2, width, weight_attr=False, bias_attr=False)
         self.conv2 = nn.Conv2D(width, 2 * width, 3, stride=o.get("stride", 2), padding=1, bias_attr=bias)
         self.bn2 = nn.BatchNorm2D(2 * width, epsilon=eps, momentum=momentum)
         side = {"mean": 1, "flatten": 3}[o.get("neck", "mean")]
@@ -58,7 +61,7 @@ class Net(nn.Layer):
             theta = paddle.to_tensor([[0.9, 0.1, 0.05], [-0.1, 0.8, 0.0]], dtype=x.dtype).expand([x.shape[0], 2, 3])
             corners = o.get("align_corners", False)
             x = F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=corners), align_corners=corners)
-        x = self.pool(activation({"activation": "relu", **o}, self.bn1(self.conv1(x))))
+        x = self.pool(activation({"activation": "relu", **o}, self.group_norm(self.bn1(self.conv1(x)))))
         x = rounded(o, x)
         x = activation({"activation": "relu", **o}, self.bn2(self.conv2(x)))
         if o.get("neck", "mean") == "flatten":

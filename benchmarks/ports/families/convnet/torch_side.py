@@ -26,6 +26,7 @@ class Net(nn.Module):
         width, momentum, eps = o.get("width", 8), o.get("bn_momentum", 0.1), o.get("bn_eps", 1e-5)
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=o.get("conv_bias", False))
         self.bn1 = nn.BatchNorm2d(width, eps=eps, momentum=momentum)
+        self.group_norm = nn.GroupNorm(2, width, affine=False) if o.get("group_norm", False) else nn.Identity()
         self.conv2 = nn.Conv2d(
             width, 2 * width, 3, stride=o.get("stride", 2), padding=1, bias=o.get("conv_bias", False)
         )
@@ -60,7 +61,7 @@ class Net(nn.Module):
             theta = torch.tensor([[0.9, 0.1, 0.05], [-0.1, 0.8, 0.0]], dtype=x.dtype).expand(x.shape[0], 2, 3)
             corners = o.get("align_corners", False)
             x = F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=corners), align_corners=corners)
-        x = self.pool(activation({"activation": "relu", **o}, self.bn1(self.conv1(x))))
+        x = self.pool(activation({"activation": "relu", **o}, self.group_norm(self.bn1(self.conv1(x)))))
         x = rounded(o, x)
         x = activation({"activation": "relu", **o}, self.bn2(self.conv2(x)))
         if o.get("neck", "mean") == "flatten":
