@@ -37,14 +37,14 @@ class Hello:
 @dataclass(frozen=True)
 class Configure:
     """The run as one worker needs it. ``task`` "train" builds the training; "schedule" builds rates only; "optimizer"
-    builds an optimizer each time that it is asked to.
+    builds an optimizer each time that it is asked to; "construction" tells how one is constructed.
 
     ``jitter`` moves half of all trainable weights by one ULP before each step: the control that measures rounding
     noise. ``accumulate`` is how many batches one update takes in; more than one only where ``script`` is empty, which
     means that the worker is a command of the user's own. Their arrays are then named ``0/name``, ``1/name``, ...
     """
 
-    task: Literal["train", "schedule", "optimizer"]
+    task: Literal["train", "schedule", "optimizer", "construction"]
     name: str
     folder: str
     script: str
@@ -257,6 +257,23 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Construct:
+    """Ask how a training is constructed: by ``construct`` and ``clip`` of this script or, where it is empty, by the case's."""
+
+    script: str = ""
+
+
+@dataclass(frozen=True)
+class Constructed:
+    """The constructing calls, as `workers.construction` writes them; empty for what there is none of."""
+
+    facts: WorkerFacts
+    optimizer: Dict[str, Any]
+    schedule: Dict[str, Any]
+    clips: List[Dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Finish:
     """Nothing more is wanted: end."""
 
@@ -281,7 +298,8 @@ Message = Union[
     Hello, Configure, Ready, ScheduleReady, ShareDropout, DropoutShared, SendWeights, Weights,
     LoadWeights, WeightsLoaded, LoadState, StateLoaded,
     SendCheckpoint, Checkpoint, LoadCheckpoint, CheckpointLoaded,
-    Batch, StepResult, BuildOptimizer, ApplyGradients, GradientsApplied, ReadRates, Rates, Finish, Finished, Failed,
+    Batch, StepResult, BuildOptimizer, ApplyGradients, GradientsApplied, ReadRates, Rates,
+    Construct, Constructed, Finish, Finished, Failed,
 ]  # fmt: skip
 
 BY_NAME = {cls.__name__: cls for cls in get_args(Message)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import types
 import typing
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, TypeVar, Union
 
@@ -24,6 +25,9 @@ _SHOWN_PATH = 200
 
 T = TypeVar("T")
 Reader = Callable[[Any, str, Optional[FrameReader]], Any]
+
+_UNIONS = (Union, getattr(types, "UnionType", Union))
+"""What ``Optional[X]`` and, from Python 3.10 on, ``X | None`` are made of."""
 
 
 class SchemaError(ProtocolError):
@@ -70,7 +74,7 @@ def reader(annotation: Any) -> Reader:
     if dataclasses.is_dataclass(annotation):
         return _dataclass_reader(annotation)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Union:
+    if origin in _UNIONS:
         return _union_reader(arguments)
     if origin is typing.Literal:
         return _literal_reader(arguments)
@@ -91,7 +95,7 @@ def describe(annotation: Any) -> str:
     if annotation is np.ndarray:
         return "an array"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Union:
+    if origin in _UNIONS:
         return " or ".join(describe(item) for item in arguments if item is not type(None))
     if origin is typing.Literal:
         return " or ".join(repr(item) for item in arguments)

@@ -14,7 +14,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from stepalign.workers import isolation, jitter
 from stepalign.workers.capture import Capture, Settings
 from stepalign.workers.checkpoint import Checkpoints
 from stepalign.workers.client import Client, StateAccess
+from stepalign.workers.construction import serve_construction
 from stepalign.workers.dropout import SharedMasks
 from stepalign.workers.gradient_loop import serve_gradients
 from stepalign.workers.training import Training
@@ -54,6 +55,8 @@ def serve(client: Client, framework: str) -> int:
             _serve_schedule(client, twin, framework, configuration)
         elif configuration.task == "optimizer":
             _serve_optimizer(client, twin, framework, configuration)
+        elif configuration.task == "construction":
+            _serve_construction(client, twin, framework, configuration)
         else:
             _serve_training(client, twin, framework, configuration)
         client.send(messages.Finished())
@@ -177,6 +180,20 @@ def _serve_optimizer(client: Client, twin: Any, framework: str, configuration: m
         build=lambda asked: build_training(twin, asked),
         build_parts=lambda asked, parameters: _load(asked, "optimizer", parameters),
     )
+
+
+def _serve_construction(client: Client, twin: Any, framework: str, configuration: messages.Configure) -> None:
+    def build() -> Tuple[Any, Any, Optional[Callable[[], None]]]:
+        training = build_training(twin, configuration)
+
+        def clip() -> None:
+            assert training.after_backward is not None
+            twin.give_gradients(training.model)
+            training.after_backward(training.model)
+
+        return training.optimizer, training.scheduler, clip if training.after_backward is not None else None
+
+    serve_construction(client, twin, lambda: facts_of(twin, framework, configuration.device), build)
 
 
 def _serve_training(client: Client, twin: Any, framework: str, configuration: messages.Configure) -> None:

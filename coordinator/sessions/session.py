@@ -36,7 +36,7 @@ from stepalign.protocol.script import PAYLOAD_NAME
 from stepalign.protocol.specs import Declaration
 from stepalign.protocol.status import Status
 
-Task = Literal["train", "schedule", "optimizer"]
+Task = Literal["train", "schedule", "optimizer", "construction"]
 
 
 @dataclass(frozen=True)

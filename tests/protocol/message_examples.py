@@ -73,6 +73,8 @@ EXAMPLES: "tuple[Message, ...]" = (
         3, [3e-5, 1e-4], np.asarray(0.6931472, np.float32), "ab" * 32,
         {"gradient": {"weight": np.ones((3, 2), np.float32)}, "buffer": {}}, ("paddle",), 0.25, {"place#0": (0.1, 4.0, 8.0)},
     ),
+    messages.Construct("/tmp/expressions.py"),
+    messages.Constructed(FACTS, {"$call": "torch.optim.SGD", "arguments": {"lr": 0.5}}, {}, []),
     messages.BuildOptimizer(SMALL, {"rate": 0.5}),
     messages.ApplyGradients(7, [{"weight": np.ones((3, 2), np.float32)}, {}], [0.5, 0.25], ("parameter",)),
     messages.GradientsApplied(

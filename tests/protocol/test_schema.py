@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Optional, Tuple, Union
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from stepalign.protocol.errors import ProtocolError
-from stepalign.protocol.schema import SchemaError, from_plain, nearest, to_plain
+from stepalign.protocol.schema import SchemaError, from_plain, nearest, reader, to_plain
 from stepalign.protocol.specs import Scalar
 from stepalign.protocol.tensors import FrameWriter
 
@@ -158,3 +160,11 @@ def test_an_array_needs_frames_to_go_to() -> None:
 def test_the_nearest_name_is_offered_or_all_are_listed() -> None:
     assert nearest("stpes", ["steps", "seed"]) == "; did you mean 'steps'?"
     assert nearest("q", ["steps", "seed"]) == "; known keys: seed, steps"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="X | None is written since Python 3.10")
+def test_a_union_written_with_a_bar_is_one_whatever_was_read_before() -> None:
+    reader.cache_clear()
+    bar = dataclasses.make_dataclass("Bar", [("value", eval("float | None"), None)], frozen=True)
+    assert from_plain(bar, {"value": None}).value is None
+    assert from_plain(bar, {"value": 0.5}).value == 0.5

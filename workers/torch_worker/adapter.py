@@ -12,6 +12,12 @@ from stepalign.workers.torch_worker.checkpoint import (
     write_state,
 )
 from stepalign.workers.torch_worker.clipping import clips_inside, used_gradients
+from stepalign.workers.torch_worker.construction import (
+    clipping_functions,
+    constructed_classes,
+    give_gradients,
+    sample_model,
+)
 from stepalign.workers.torch_worker.dropout import follow_modules, replace_dropout
 from stepalign.workers.torch_worker.gradients import apply_gradients, check_parts, forget_names, hold_parameters
 from stepalign.workers.torch_worker.hooks import watch_backward, watch_updates
@@ -44,7 +50,9 @@ __all__ = [
     "check_parts",
     "check_training",
     "clear_gradients",
+    "clipping_functions",
     "clips_inside",
+    "constructed_classes",
     "describe_modules",
     "describe_optimizer",
     "describe_scheduler",
@@ -52,6 +60,7 @@ __all__ = [
     "follow_modules",
     "forget_names",
     "from_numpy",
+    "give_gradients",
     "hold_parameters",
     "join_models",
     "keep_mode",
@@ -67,6 +76,7 @@ __all__ = [
     "read_state",
     "record_activations",
     "replace_dropout",
+    "sample_model",
     "set_mode",
     "step_scheduler",
     "to_numpy",

@@ -1,0 +1,38 @@
+"""What of torch is constructed for a training, and over which model an expression constructs it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Dict, List, Tuple
+
+import torch
+
+
+def constructed_classes() -> Dict[str, type]:
+    """Name the optimizers and schedules by their public dotted names."""
+    found: Dict[str, type] = {}
+    for prefix, module, base in (
+        ("torch.optim.", torch.optim, torch.optim.Optimizer),
+        ("torch.optim.lr_scheduler.", torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler),
+    ):
+        for name, value in vars(module).items():
+            if inspect.isclass(value) and issubclass(value, base) and value is not base and not name.startswith("_"):
+                found[prefix + name] = value
+    return found
+
+
+def clipping_functions() -> List[Tuple[Any, str, str]]:
+    """List what clips gradients: where it is found, under which attribute, and its public name."""
+    names = ("clip_grad_norm_", "clip_grad_value_")
+    return [(torch.nn.utils, name, f"torch.nn.utils.{name}") for name in names]
+
+
+def sample_model() -> Any:
+    """Build a small model, for expressions that construct an optimizer over its parameters."""
+    return torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
+
+
+def give_gradients(model: Any) -> None:
+    """Give every parameter of a model a gradient, so that it can be clipped."""
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
