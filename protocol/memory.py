@@ -49,14 +49,17 @@ class MemoryFile:
 
 def open_memory(size_bytes: int) -> Tuple[Memory, Tuple[int, int]]:
     """Make both files of one worker, each of ``size_bytes`` at most; return the coordinator's end, and the descriptors
-    that the worker inherits: of the file that it writes, and of the one that it reads.
+    that the worker inherits: of the file that it writes, and of the one that it reads. Raises OSError, with nothing left
+    open, where the system gives no such memory: a limit of file sizes or of address space forbids it.
     """
-    theirs, ours = _create(size_bytes), _create(size_bytes)
-    memory = Memory(Arena(MemoryFile(ours, writable=True)), Window(MemoryFile(theirs, writable=False)))
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(ours, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
-    for descriptor in (theirs, ours):
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)
+    with contextlib.ExitStack() as on_error:
+        theirs, ours = (_create(size_bytes, on_error) for _ in range(2))
+        memory = Memory(Arena(MemoryFile(ours, writable=True)), Window(MemoryFile(theirs, writable=False)))
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(ours, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
+        for descriptor in (theirs, ours):
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)
+        on_error.pop_all()
     return memory, (theirs, ours)
 
 
@@ -69,8 +72,9 @@ def inherit_memory(descriptors: str) -> Memory:
     return memory
 
 
-def _create(size_bytes: int) -> int:
+def _create(size_bytes: int, on_error: contextlib.ExitStack) -> int:
     descriptor = os.memfd_create("stepalign", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    on_error.callback(os.close, descriptor)
     os.ftruncate(descriptor, size_bytes)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     return descriptor

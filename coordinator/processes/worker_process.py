@@ -74,9 +74,10 @@ class WorkerProcess:
             "PYTHONUNBUFFERED": "1",
         }
         if spec.memory_mib:
-            self.memory, shared = open_memory(spec.memory_mib << 20)
-            environment["STEPALIGN_MEMORY"] = ",".join(str(number) for number in shared)
-            inherited += shared
+            with contextlib.suppress(OSError):  # the system gives none: everything travels as frames
+                self.memory, shared = open_memory(spec.memory_mib << 20)
+                environment["STEPALIGN_MEMORY"] = ",".join(str(number) for number in shared)
+                inherited += shared
         try:
             log = open(spec.log, "ab")  # noqa: SIM115
         except OSError as error:

@@ -144,7 +144,12 @@ def _drive(run: Run, watcher: Watcher) -> None:
         )
         judge.begin(run.initial["torch"], run.initial["paddle"])
         kinds, rule = plan_collection(case, torch)
-        run.compared = {"tensors": rule, "rates and losses": "every step", "batches": "digest of every step's bytes"}
+        run.compared = {
+            "initial weights": "every value; read back where they were loaded, sent from there only where bytes differ",
+            "tensors": rule,
+            "rates and losses": "every step",
+            "batches": "digest of every step's bytes",
+        }
         if case.against is not None:
             run.compared[f"{case.against.side} side"] = f"recorded {case.against.made}, played back from {case.against.place.name}"
         lines = RepeatedLog(log, run.folder, run.origin.recorded)

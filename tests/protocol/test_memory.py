@@ -179,6 +179,12 @@ def test_a_file_cannot_shrink_grow_or_be_unsealed_and_its_reader_cannot_write() 
     del ours
 
 
+@pytest.mark.parametrize("size_bytes", [0, -1, 1 << 62])
+def test_memory_that_cannot_be_had_is_an_error_that_leaves_nothing_open(size_bytes: int) -> None:
+    with pytest.raises((OSError, ValueError)):
+        open_memory(size_bytes)
+
+
 LIES: dict[str, Any] = {
     "beyond the file": [IN_MEMORY, SIZE_BYTES - 64, "float32", [LARGE]],
     "far beyond": [IN_MEMORY, 1 << 60, "float32", [LARGE]],

@@ -10,6 +10,7 @@ import pytest
 
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.processes import worker_process
 from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
 from stepalign.coordinator.sessions.session import Session
 from stepalign.protocol.errors import ProtocolError
@@ -61,6 +62,18 @@ def test_a_worker_that_points_beyond_its_memory_broke_the_protocol(make_case: An
 
     with pytest.raises(ProtocolError, match=r"torch worker broke the protocol: StepResult.tensors.parameter.fc.bias: .* inside"):
         run_doubles(make_case, make_members(torch="StepResult:1=beyond_memory", memory_mib=1), NUMPY_SIDE)
+
+
+def test_where_the_system_gives_no_memory_everything_travels_as_frames(
+    make_case: Any, make_members: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ...conftest import NUMPY_SIDE
+
+    def refuse(size_bytes: int) -> None:
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr(worker_process, "open_memory", refuse)
+    assert [pair.step for pair in run_doubles(make_case, make_members(memory_mib=1), NUMPY_SIDE)] == [0, 1]
 
 
 def test_a_workers_children_inherit_neither_the_files_nor_their_pages(
