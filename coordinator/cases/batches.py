@@ -10,7 +10,7 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -26,11 +26,13 @@ _EAGER_SIZE_BYTES = 256 << 20
 class BatchSource:
     """Gives the batch of each step, again and again if asked; a generator is read ahead only as far as is needed."""
 
+    _digested: Optional[Tuple[Batch, str]] = None
+    """The batch digested last, and its digest: one that is reused at every step is digested once."""
+
     def __init__(self, case: Case) -> None:
         self._case = case
         self._kept: List[Batch] = []
         self._constant: Optional[Batch] = None
-        self._constant_digest = ""
         self._rest: Optional[Iterator[Any]] = None
         data = case.file.data
         source = data.source or ""
@@ -64,11 +66,10 @@ class BatchSource:
 
     def digest(self, step: int) -> str:
         """Return the digest of the bytes of ``step``'s batch."""
-        if self._constant is None:
-            return digest(self[step])
-        if not self._constant_digest:
-            self._constant_digest = digest(self._constant)
-        return self._constant_digest
+        batch = self[step]
+        if self._digested is None or self._digested[0] is not batch:
+            self._digested = (batch, digest(batch))
+        return self._digested[1]
 
     def _read_ahead(self) -> None:
         """Read all steps now, so that too few batches are known before a worker starts; unless that takes much
