@@ -20,6 +20,10 @@ from benchmarks.faults.page import row, write_page
 from benchmarks.faults.running import run_cell
 
 
+_WRITTEN_EVERY = 10
+"""Rows after which the page is written: an interruption leaves what was observed."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cells that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
@@ -46,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"   {problem}")
             if options.show:
                 print(observed.output)
+            if options.write and len(seen) % _WRITTEN_EVERY == 0:
+                write_page(options.write, seen, (time.monotonic() - started) / 60)
     wrong = [observed for observed in seen if observed.problems]
     minutes = (time.monotonic() - started) / 60
     skipped = sum(bool(observed.skipped) for observed in seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -63,8 +64,14 @@ def write_page(path: Path, seen: Sequence[Observed], minutes: float) -> None:
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
+@functools.cache
+def _facts() -> dict[str, str]:
+    """Return the machine's facts as they are at the start."""
+    return machine_facts()
+
+
 def _measured(seen: Sequence[Observed], minutes: float) -> str:
-    facts = machine_facts()
+    facts = _facts()
     wrong, skipped = sum(bool(item.problems) for item in seen), sum(bool(item.skipped) for item in seen)
     named = ("processor", "cores", "load", "kernel", "coordinator", "torch", "paddle")
     told = "; ".join(f"{name}: {facts[name]}" for name in named)
