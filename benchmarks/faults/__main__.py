@@ -16,9 +16,8 @@ from pathlib import Path
 
 from benchmarks.faults.catalogue import select
 from benchmarks.faults.cell import Cell, Observed
-from benchmarks.faults.page import row, write_page
+from benchmarks.faults.page import row, run_again, write_page
 from benchmarks.faults.running import run_cell
-
 
 _WRITTEN_EVERY = 10
 """Rows after which the page is written: an interruption leaves what was observed."""
@@ -32,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="name the cells; run nothing")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at a time (each has three processes)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the page (docs/faults.md)")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="run the marked rows of that page again")
     parser.add_argument("--show", action="store_true", help="print all that the commands printed")
     options = parser.parse_args(arguments)
     chosen = select(options.only, options.quick)
@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(cell.name for cell in chosen))
         return 0
+    if options.again:
+        again = list(run_again(options.again, select(), _run))
+        print("\n".join(f"{'!!' if observed.problems else 'ok'} {row(observed)}" for observed in again))
+        return 1 if any(observed.problems for observed in again) else 0
     started = time.monotonic()
     with ThreadPoolExecutor(options.jobs) as pool:
         seen = []

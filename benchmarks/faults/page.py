@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime
 import functools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 import stepalign
-from benchmarks.faults.cell import Observed
+from benchmarks.faults.cell import Cell, Observed
 from benchmarks.machine import machine_facts
 
 _MOST = 100
+_MARK = "**!** "
 _GROUPS = {
     "dies": ("A worker dies", "How it ends, and in which phase."),
     "hangs": ("A worker hangs", "Deadlines of 2 s, and 1 s to stop; then 1 s for the stacks, 1 s after SIGTERM, SIGKILL."),
@@ -28,6 +30,7 @@ What a user sees when something goes wrong, observed, not promised: each row is 
 fault in it. The page is written by the command that runs them:
 
     python -m benchmarks.faults --write docs/faults.md
+    python -m benchmarks.faults --again docs/faults.md          # the marked rows once more, on a quieter machine
     python -m benchmarks.faults --only 'dies/segfault/*' --show
 
 Nothing may be left behind: processes (daemons that left their group too), sockets, files in the temporary folder,
@@ -92,12 +95,35 @@ def _table(seen: Sequence[Observed]) -> Iterator[str]:
         if item.skipped:
             yield f"| {fault} | {where} | | | | | | skipped: {item.skipped} |"
             continue
-        mark = "**!** " if item.problems else ""
-        verdict = item.verdict or "none"
-        yield (
-            f"| {mark}{fault} | {where} | {item.exit_code} | {verdict} | {item.steps} | {item.seconds:.1f} | "
-            f"{item.gone_s:.1f} | {_escaped(_cut(_without_folders(item.message)))} |"
-        )
+        yield f"| {_MARK if item.problems else ''}{fault} | {where} | {_seen(item)}"
+
+
+def _seen(item: Observed) -> str:
+    """Return the columns that say what was seen."""
+    return (
+        f"{item.exit_code} | {item.verdict or 'none'} | {item.steps} | {item.seconds:.1f} | {item.gone_s:.1f} | "
+        f"{_escaped(_cut(_without_folders(item.message)))} |"
+    )
+
+
+def run_again(path: Path, chosen: Sequence[Cell], run: Callable[[Cell], Observed]) -> Iterator[Observed]:
+    """Run the marked rows of a whole page once more, and put what is seen in their place. Raises ValueError if the page
+    does not have a row for each of ``chosen``.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [number for number, line in enumerate(lines) if line.startswith("| ") and not line.startswith("| fault |")]
+    if len(rows) != len(chosen):
+        raise ValueError(f"{path} has {len(rows)} rows, there are {len(chosen)} cells: write it anew")
+    for number, cell in zip(rows, chosen):
+        if not lines[number].startswith(f"| {_MARK}"):
+            continue
+        item = run(cell)
+        yield item
+        fault, phase, workers = lines[number].removeprefix(f"| {_MARK}").split(" | ")[:3]
+        lines[number] = f"| {_MARK if item.problems else ''}{fault} | {phase} | {workers} | {_seen(item)}"
+    wrong = sum(line.startswith(f"| {_MARK}") for line in lines)
+    text = re.sub(r"[0-9]+ not as they must be", f"{wrong} not as they must be", "\n".join(lines))
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _without_folders(text: str) -> str:

@@ -120,7 +120,7 @@ def write_case(cell: Cell, case: Path, note: Path) -> None:
     lines = [f"steps = {STEPS}", f'dtype = "{"float32" if real else "float64"}"', cell.toml.partition("[")[0]]
     for side, injected in (("torch", cell.torch), ("paddle", cell.paddle)):
         if real:
-            script = f"import misbehaviour\nmisbehaviour.arm()\n{REAL_SIDES[side]}"
+            script = f"import misbehaviour\nmisbehaviour.arm('build')\n{REAL_SIDES[side]}"
         else:
             script = (DOUBLES / "numpy_side.py").read_text(encoding="utf-8")
         (case / f"{side}_side.py").write_text(cell.scripts.get(f"{side}_side.py", script), encoding="utf-8")

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stepalign.coordinator.cases.secrets import without_credentials
 from stepalign.coordinator.environments.installer import OnLine, Outcome, quote, run_module
 from stepalign.coordinator.environments.interpreters import RUNTIME_PACKAGES
 from stepalign.protocol.errors import DeadlineExceeded, EnvironmentFailure
@@ -101,15 +102,17 @@ def _make_venv(making: Making) -> None:
 def _install(making: Making, arguments: tuple[str, ...]) -> None:
     python = making.folder / "bin" / "python"
     command = ("install", *making.pip_args, *arguments)
-    making.on_line("pip " + shlex.join(command))
+    making.on_line(without_credentials("pip " + shlex.join(command)))
     outcome = _run(making, python, "pip", command, making.on_line)
     if outcome.status != 0:
         killed = outcome.status < 0
         ending = f"was ended by signal {-outcome.status}" if killed else f"ended with status {outcome.status}"
         raise EnvironmentFailure(
-            f"pip {ending} while making environment {making.folder.name}:\n{quote(outcome.tail)}\n"
-            f"pip's command was: {shlex.join([str(python), '-m', 'pip', *command])}\n"
-            f"Make the environment again with: {making.repeat}"
+            without_credentials(
+                f"pip {ending} while making environment {making.folder.name}:\n{quote(outcome.tail)}\n"
+                f"pip's command was: {shlex.join([str(python), '-m', 'pip', *command])}\n"
+                f"Make the environment again with: {making.repeat}"
+            )
         )
 
 

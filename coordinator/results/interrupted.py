@@ -13,9 +13,9 @@ import stepalign
 from stepalign.coordinator.results.records import RESULT_NAME, STEPS_NAME, from_strict_number, read_result, read_steps
 from stepalign.coordinator.results.result import CaseFacts, ErrorFacts, Result, Series, Verdict
 from stepalign.coordinator.results.result_json import load_result
+from stepalign.coordinator.running.case_record import CASE_NAME
 from stepalign.protocol.errors import CaseError
 
-CASE_NAME = "case.json"
 _EXIT_CODE = 130
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Tuple
 
 from stepalign.coordinator.cases.case import SIDES, Case, CaseFile
+from stepalign.coordinator.cases.secrets import not_secret, with_secrets, without_secrets
 from stepalign.coordinator.recordings.recording import open_recording
 from stepalign.coordinator.results.records import read_result, to_strict, write_json
 from stepalign.protocol.errors import CaseError
@@ -25,8 +26,8 @@ def write_case_record(folder: Path, case: Case) -> None:
     """
     record = {
         "folder": str(case.folder),
-        "case": to_plain(case.file),
-        "assignments": case.assignments,
+        "case": without_secrets(to_plain(case.file)),
+        "assignments": not_secret(case.assignments),
         "files": _file_digests(case),
     }
     if case.against is not None:
@@ -41,7 +42,8 @@ def read_case_record(folder: Path) -> Case:
     try:
         against = open_recording(Path(record["against"])) if "against" in record else None
         assignments = tuple(record.get("assignments", ()))
-        case = Case(Path(record["folder"]), from_plain(CaseFile, record["case"]), against, assignments)
+        home = Path(record["folder"])
+        case = Case(home, from_plain(CaseFile, with_secrets(record["case"], home)), against, assignments)
     except (KeyError, TypeError, SchemaError) as error:
         raise CaseError(f"{path}: not a case that stepalign recorded: {error}") from None
     for side in SIDES:
@@ -61,7 +63,7 @@ def recorded_assignments(folder: Path) -> Tuple[str, ...]:
 def check_same_case(folder: Path, case: Case) -> None:
     """Raise CaseError that names what has changed unless ``case`` is the one that the run in ``folder`` began with."""
     record = _read(folder)
-    before, now = record.get("case"), to_strict(to_plain(case.file))
+    before, now = record.get("case"), to_strict(without_secrets(to_plain(case.file)))
     if not isinstance(before, dict):
         raise CaseError(f"{folder / CASE_NAME}: not a case that stepalign recorded")
     if before.get("name") != now["name"]:

@@ -279,8 +279,11 @@ _ACTIONS: Dict[str, Callable[[], Any]] = {
 # ---------------------------------------------------------------------------------------------- where
 
 
-def arm() -> None:
-    """From here on, each phase that this worker enters looks for its fault; ``stop`` is right before its last words."""
+def arm(now: str = "") -> None:
+    """From here on, each phase that this worker enters looks for its fault; ``stop`` is right before its last words.
+
+    ``now`` is the phase that it is in already, as a script that is being loaded is in ``build``.
+    """
     from stepalign.protocol import status
     from stepalign.workers import client
 
@@ -297,6 +300,7 @@ def arm() -> None:
 
     status.StatusWriter.enter = entering  # type: ignore[method-assign]
     client.Client.close = closing  # type: ignore[method-assign]
+    misbehave(fault(now))
 
 
 class _AtImport:
