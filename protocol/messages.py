@@ -284,6 +284,69 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Attached:
+    """An agent's first word: it stands ready on another machine to run one side's workers."""
+
+    protocol: int
+    stepalign: str
+    side: str
+    host: str
+    pid: int
+    python: str
+    interpreter: str
+    cores: int
+    gpu: bool
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Have an agent start a worker. ``tag`` is its role and a number that no other start has: ``torch#3``."""
+
+    tag: str
+    framework: str
+    env: Dict[str, str]
+
+
+@dataclass(frozen=True)
+class EndWorker:
+    """Have an agent signal a worker, ask it for its threads' stacks, or forget it."""
+
+    tag: str
+    how: Literal["terminate", "kill", "stacks", "forget"]
+
+
+@dataclass(frozen=True)
+class RemoteStatus:
+    """Where a worker on another machine stands, and what it wrote since this was told last. Its end is told last."""
+
+    tag: str
+    pid: Optional[int]
+    phase: str
+    step: Optional[int]
+    log: str
+    exit_code: Optional[int]
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """An agent's sign of life, every second, with the state of its workers."""
+
+    workers: Tuple[RemoteStatus, ...] = ()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The coordinator's sign of life: the answer to `Attached` and to every `Heartbeat`."""
+
+
+@dataclass(frozen=True)
+class Dismissed:
+    """An agent is needed no more; ``reason`` is what is wrong with it, empty at the end of a run."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Failed:
     """What went wrong in a worker. ``turn`` says whose it is to act: the case's author, the environment's, or ours."""
 
@@ -300,6 +363,7 @@ Message = Union[
     SendCheckpoint, Checkpoint, LoadCheckpoint, CheckpointLoaded,
     Batch, StepResult, BuildOptimizer, ApplyGradients, GradientsApplied, ReadRates, Rates,
     Construct, Constructed, Finish, Finished, Failed,
+    Attached, Launch, EndWorker, Heartbeat, Heard, Dismissed,
 ]  # fmt: skip
 
 BY_NAME = {cls.__name__: cls for cls in get_args(Message)}

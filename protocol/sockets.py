@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from types import MappingProxyType
-from typing import List, Mapping, Optional
+from typing import Callable, List, Mapping, Optional
 
 import zmq
 
@@ -31,15 +31,24 @@ def ipc_endpoint(path: str) -> str:
     return f"ipc://{path}"
 
 
-def bind_router(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
-    """Return a bound ROUTER that refuses to drop messages."""
+def bind_router(
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    endpoint: str,
+    prepare: Callable[["zmq.Socket[bytes]"], None] = lambda socket: None,
+) -> "zmq.Socket[bytes]":
+    """Return a bound ROUTER that refuses to drop messages; ``prepare`` may set more of it before it is bound."""
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.SNDHWM, 1000)
     socket.setsockopt(zmq.RCVHWM, 1000)
     socket.setsockopt(zmq.MAXMSGSIZE, _largest_frame_bytes())
-    socket.bind(endpoint)
+    prepare(socket)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError:
+        socket.close(linger=0)
+        raise
     return socket
 
 
@@ -48,24 +57,34 @@ def _largest_frame_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def connect_dealer(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, identity: str) -> "zmq.Socket[bytes]":
-    """Return a DEALER that is known to the coordinator as ``identity``."""
+def connect_dealer(
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    endpoint: str,
+    identity: str,
+    prepare: Callable[["zmq.Socket[bytes]"], None] = lambda socket: None,
+) -> "zmq.Socket[bytes]":
+    """Return a DEALER that is known to the coordinator as ``identity``; ``prepare`` may set more of it first."""
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.IDENTITY, identity.encode())
     socket.setsockopt(zmq.MAXMSGSIZE, _largest_frame_bytes())
+    prepare(socket)
     socket.connect(endpoint)
     return socket
 
 
 def send(
-    socket: "zmq.Socket[bytes]", message: Message, identity: str = "", memory: Optional[Memory] = None
+    socket: "zmq.Socket[bytes]",
+    message: Message,
+    identity: str = "",
+    memory: Optional[Memory] = None,
+    flags: int = 0,
 ) -> None:
     """Send ``message``; through a ROUTER, to ``identity``. Large arrays must stay unchanged until the peer answers."""
     frames = encode(message, memory)
     if identity:
         frames.insert(0, identity.encode())
-    socket.send_multipart(frames, copy=sum(memoryview(item).nbytes for item in frames) < _KEEP_COPYING_BELOW_BYTES)
+    socket.send_multipart(frames, flags, copy=sum(memoryview(item).nbytes for item in frames) < _KEEP_COPYING_BELOW_BYTES)
 
 
 def receive(socket: "zmq.Socket[bytes]", memory: Optional[Memory] = None) -> Message:

@@ -15,11 +15,13 @@ from stepalign.workers import guard, startup
 
 
 def main() -> NoReturn:
-    """Run one worker as the environment variables ``STEPALIGN_*`` describe it, or the command that the arguments are;
-    never returns.
+    """Run one worker as the environment variables ``STEPALIGN_*`` describe it, or the command that the arguments are, or
+    an agent for a coordinator on another machine; never returns.
     """
     if startup.COMMAND_MARK in os.environ:
         startup.run_command(sys.argv[1:])
+    if "STEPALIGN_ROLE" not in os.environ:
+        _run_agent()
     guard.stand(int(os.environ["STEPALIGN_LIFELINE"]), os.environ["STEPALIGN_STATUS"])
     role = os.environ["STEPALIGN_ROLE"]
     framework = os.environ["STEPALIGN_FRAMEWORK"]
@@ -39,3 +41,11 @@ def main() -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def _run_agent() -> NoReturn:
+    try:
+        from stepalign.workers.agent import main as run_agent
+    except ImportError as error:
+        startup.end_without_packages(error)
+    run_agent()

@@ -92,7 +92,7 @@ class Client:
         message = self.receive()
         if not isinstance(message, messages.Configure):
             raise ProtocolError(f"expected Configure, got {type(message).__name__}")
-        return message
+        return _as_found_here(message)
 
     def serve_state(self, access: StateAccess) -> None:
         """Answer requests for weights and state through ``access`` from here on."""
@@ -168,3 +168,12 @@ class Client:
         """Flush what was sent, for a second at most, and close."""
         self._context.destroy(linger=1000)
         self.status.close()
+
+
+def _as_found_here(configuration: messages.Configure) -> messages.Configure:
+    """Return the configuration with the case's folder of this machine, where an agent named one."""
+    here = os.environ.get("STEPALIGN_CASE")
+    if not here:
+        return configuration
+    script = os.path.join(here, os.path.relpath(configuration.script, configuration.folder))
+    return replace(configuration, folder=here, script=os.path.normpath(script))

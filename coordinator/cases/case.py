@@ -38,13 +38,15 @@ COLLECTED_KINDS = ("gradient", "optimizer_state", "parameter", "buffer")
 class SideSection:
     """``[torch]`` or ``[paddle]``: the script or the command, the interpreter, the device.
 
-    ``command`` starts a script that owns its loop; it is split as a shell would, and run without one.
+    ``command`` starts a script that owns its loop; it is split as a shell would, and run without one. ``host``
+    names another machine, on which a person starts `stepalign worker`.
     """
 
     script: str = ""
     command: str = ""
     python: str = ""
     device: str = "auto"
+    host: str = ""
     env: Dict[str, str] = field(default_factory=dict)
 
 
@@ -116,6 +118,14 @@ class ScheduleSection:
         return tuple(step for step in DEFAULT_MILESTONES if step < self.steps)
 
 
+@dataclass(frozen=True)
+class NetworkSection:
+    """``[network]``: where workers on other machines reach this one, an IP or IP:PORT, and how long to wait for them."""
+
+    bind: str = ""
+    wait_s: float = 600.0
+
+
 MAX_DEADLINE_S = 1e7
 """Four months; the kernel's clocks take no infinite wait."""
 
@@ -164,6 +174,7 @@ class CaseFile:
     schedule: ScheduleSection = ScheduleSection()
     deadline: DeadlineSection = DeadlineSection()
     resume: ResumeSection = ResumeSection()
+    network: NetworkSection = NetworkSection()
 
 
 @dataclass(frozen=True)
@@ -343,6 +354,7 @@ def _check(case: Case, path: Path, without: Sequence[str]) -> None:
             raise CaseError(
                 f"{path}: deadline.{item.name}: expected seconds, more than 0 and less than {MAX_DEADLINE_S:.0f}, got {value}"
             )
+    _check_hosts(case, path)
     if not 0 <= file.resume.every_s < MAX_DEADLINE_S:
         raise CaseError(f"{path}: resume.every_s: expected seconds, 0 or more, got {file.resume.every_s}")
     for milestone in file.schedule.chosen_milestones():
@@ -392,3 +404,18 @@ def _check_weights_source(case: Case, path: Path) -> None:
         )
     if not (case.folder / source).is_file():
         raise CaseError(f"{path}: weights.source: no file {case.folder / source}")
+
+
+def _check_hosts(case: Case, path: Path) -> None:
+    for side in SIDES:
+        if not case.side(side).host:
+            continue
+        if case.side(side).command:
+            raise CaseError(f"{path}: {side}.host: a command runs on this machine only; a script may run on another")
+        if not case.file.network.bind:
+            raise CaseError(
+                f"{path}: network.bind: with {side}.host it is needed: this machine's address that {case.side(side).host} "
+                "reaches, as IP or IP:PORT (or --bind)"
+            )
+    if not 0 < case.file.network.wait_s < MAX_DEADLINE_S:
+        raise CaseError(f"{path}: network.wait_s: expected seconds, more than 0, got {case.file.network.wait_s}")

@@ -40,6 +40,8 @@ _OVERRIDES = ("steps", "mode", "dtype", "seed")
 @told_to_ci
 def run(options: argparse.Namespace) -> int:
     """Run a case, or two commands, or continue a run of them."""
+    if options.bind is not None:
+        options.assignments = [*options.assignments, f"network.bind={json.dumps(options.bind)}"]
     if options.resume is not None:
         options.assignments = [*recorded_assignments(options.resume), *options.assignments]
         continued = chosen_case(options)
@@ -107,7 +109,9 @@ def _watched(
             losses = float(pair.reference.loss), float(pair.candidate.loss)
             view.step(pair.step, case.steps, losses, (pair.reference.lr, pair.candidate.lr))
 
-        watcher = Watcher(view.phase, step, tick, tail.follow, view.follow_workers, view.follow_worst)
+        watcher = Watcher(
+            view.phase, step, tick, tail.follow, view.follow_workers, view.follow_worst, notice=_print_notice
+        )
         result, folder = call(watcher)
         tail.read()
     if options.tensorboard is not None:
@@ -118,3 +122,8 @@ def _watched(
         print_verdict(result, folder, rate_steps=rate_steps)
     tell_ci(options.junit, case, api.Result(result, folder, tuple(rate_steps)), time.monotonic() - started_s)
     return result.exit_code
+
+
+def _print_notice(text: str) -> None:
+    """Print what a person has to do, with --quiet too."""
+    print(f"stepalign: {text}", file=sys.stderr, flush=True)

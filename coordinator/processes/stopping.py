@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from operator import methodcaller
 from typing import Callable, Iterable, List, Optional
 
 from stepalign.coordinator.processes.switchboard import Interrupted, Switchboard
-from stepalign.coordinator.processes.worker_process import WorkerProcess
+from stepalign.coordinator.processes.worker import Worker
 from stepalign.protocol.errors import StepalignError
 from stepalign.protocol.messages import Finish
 
@@ -15,7 +16,7 @@ _TICK_S = 0.1
 
 
 def stop_workers(
-    workers: Iterable[WorkerProcess],
+    workers: Iterable[Worker],
     switchboard: Optional[Switchboard],
     finish_s: float,
     on_tick: Callable[[], None] = lambda: None,
@@ -36,15 +37,15 @@ def stop_workers(
         except Interrupted:
             stop_workers(alive, None, 0.0)
             raise
-    for step in (WorkerProcess.terminate, WorkerProcess.kill):
+    for end in (methodcaller("terminate"), methodcaller("kill")):
         for worker in alive:
-            step(worker)
+            end(worker)
         alive = _wait_for(alive, TERM_S)
 
 
 def _wait_for(
-    workers: List[WorkerProcess], timeout_s: float, on_tick: Callable[[], None] = lambda: None
-) -> List[WorkerProcess]:
+    workers: List[Worker], timeout_s: float, on_tick: Callable[[], None] = lambda: None
+) -> List[Worker]:
     """Return the workers that still run after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     running = list(workers)

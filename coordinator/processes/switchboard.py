@@ -16,7 +16,7 @@ import numpy as np
 import zmq
 
 from stepalign.coordinator.processes.private_folder import SOCKET_NAME
-from stepalign.coordinator.processes.worker_process import WorkerProcess, name_exit
+from stepalign.coordinator.processes.worker import Worker
 from stepalign.protocol import messages
 from stepalign.protocol.errors import (
     CaseError,
@@ -69,13 +69,13 @@ class Switchboard:
         self._router = bind_router(self._context, self.endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
-        self._workers: Dict[str, WorkerProcess] = {}
+        self._workers: Dict[str, Worker] = {}
         self._memories: Dict[str, Optional[Memory]] = {}
         self._recorded: Dict[str, Answering] = {}
         self._inbox: Deque[Tuple[str, Union[Message, StepalignError]]] = deque()
         self._on_tick = on_tick
 
-    def add(self, worker: WorkerProcess) -> None:
+    def add(self, worker: Worker) -> None:
         """Listen to a worker from here on."""
         self._workers[worker.spec.role] = worker
         self._memories[worker.spec.role] = worker.memory
@@ -137,7 +137,7 @@ class Switchboard:
         """Wait until every worker has said who it is; raises if one is not what it was started as."""
         for role, hello in self.gather(self._workers, messages.Hello, timeout_s, "start").items():
             worker = self._workers[role]
-            if hello.role != role or hello.framework != worker.spec.framework or hello.pid != worker.pid:
+            if hello.role != role or hello.framework != worker.spec.framework or worker.pid not in (None, hello.pid):
                 error = ProtocolError(
                     f"the {role} worker (pid {worker.pid}) introduced itself as {hello.role} for {hello.framework}, pid {hello.pid}"
                 )
@@ -248,15 +248,15 @@ class Switchboard:
             if code == _EXIT_MISSING_PACKAGE:
                 raise note_fault(EnvironmentFailure(tail), role, status.phase, None)
             where = f"in phase {status.phase}" + ("" if status.step is None else f" of step {status.step}")
-            message = f"the {role} worker died {where}: {name_exit(code)}{_HINTS.get(code, '')}"
+            message = f"the {role} worker died {where}: {worker.describe_end()}{_HINTS.get(code, '')}"
             if worker.spec.command is not None and status.phase == "start":
                 message = (
-                    f"the {role} command ended before it called attach(): {name_exit(code)}; "
+                    f"the {role} command ended before it called attach(): {worker.describe_end()}; "
                     f"its script needs `from stepalign.workers import attach` and `client = attach()`"
                 )
             if tail:
                 message += f"\nthe end of {worker.spec.log.name}:\n{tail}"
-            raise note_fault(WorkerFailure(message), role, status.phase, status.step, name_exit(code))
+            raise note_fault(WorkerFailure(message), role, status.phase, status.step, worker.describe_end())
 
     def _hung(self, waited_for: List[str], phase: str) -> StepalignError:
         for role in waited_for:

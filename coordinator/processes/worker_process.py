@@ -14,19 +14,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
+from stepalign.coordinator.processes.worker_log import WorkerLog
 from stepalign.protocol import lifeline
 from stepalign.protocol.errors import EnvironmentFailure, StepalignError
 from stepalign.protocol.memory import Memory, open_memory
 from stepalign.protocol.status import Status, create_status, is_guarded, read_pid, read_status
 
-LOG_TAIL_LINES = 25
-_MAX_TAIL_SIZE_BYTES = 16 << 10
-_MAX_STACKS_SIZE_BYTES = 64 << 10
 _GUARD_S = 7.0
 """A guard that was told to end all needs less, unless the kernel cannot end a process."""
 
@@ -56,6 +53,7 @@ class WorkerProcess:
 
     def __init__(self, spec: WorkerSpec, payload: Path, endpoint: str, private: Path) -> None:
         self.spec = spec
+        self._log = WorkerLog(spec.log)
         status_path = str(private / f"{spec.role}.status")
         self._status = create_status(status_path)
         reader, self._lifeline = os.pipe()
@@ -153,36 +151,17 @@ class WorkerProcess:
         """Ask a living worker for the stack of each thread; return what it wrote to its log."""
         if self.process.poll() is not None or read_pid(self._status) is None:
             return ""
-        before = size = self._log_size_bytes()
+        before = self._log.size_bytes()
         os.kill(self.process.pid, signal.SIGUSR1)
-        deadline = time.monotonic() + wait_s
-        settled = False
-        while time.monotonic() < deadline and not settled:
-            time.sleep(0.05)
-            settled = size != before and self._log_size_bytes() == size
-            size = self._log_size_bytes()
-        return self._read_log(before, _MAX_STACKS_SIZE_BYTES)
+        return self._log.written_after(before, wait_s)
 
     def log_tail(self) -> str:
         """Return the last lines that the worker wrote."""
-        size_bytes = self._log_size_bytes()
-        text = self._read_log(max(0, size_bytes - _MAX_TAIL_SIZE_BYTES), _MAX_TAIL_SIZE_BYTES)
-        return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])
+        return self._log.tail()
 
-    def _log_size_bytes(self) -> int:
-        try:
-            return self.spec.log.stat().st_size
-        except OSError:
-            return 0
-
-    def _read_log(self, offset: int, size_bytes: int) -> str:
-        """Return a part of the log; nothing where the run folder has vanished, which must not hide what went wrong."""
-        try:
-            with open(self.spec.log, "rb") as log:
-                log.seek(offset)
-                return log.read(size_bytes).decode("utf-8", "replace")
-        except OSError:
-            return ""
+    def describe_end(self) -> str:
+        """Say how it ended."""
+        return name_exit(self.process.returncode)
 
     def close(self) -> None:
         """Kill what is left, reap it and give its handles back."""

@@ -16,7 +16,7 @@ from stepalign.protocol.schema import SchemaError, from_plain, to_plain
 
 CASE_NAME = "case.json"
 _WEIGHTS_FILES = (".npz", ".safetensors")
-_FREE_SECTIONS = ("deadline", "resume")
+_FREE_SECTIONS = ("deadline", "network", "resume")
 """What may change between a run and its continuation: it decides no number."""
 
 

@@ -34,6 +34,7 @@ from stepalign.coordinator.running.run_state import Run, Watcher
 from stepalign.coordinator.running.schedule import at_milestones, compare_schedules, defines_schedule
 from stepalign.coordinator.running.verdict import result_of
 from stepalign.coordinator.sessions.lockstep import Keeping, StepPair, StepPlan
+from stepalign.coordinator.sessions.meeting import Meeting
 from stepalign.coordinator.sessions.members import both, find_crew
 from stepalign.coordinator.sessions.naming import unused_patterns
 from stepalign.coordinator.sessions.session import Session
@@ -70,6 +71,9 @@ def drive(run: Run, watcher: Watcher) -> None:
     except REFUSALS as error:
         run.error = machine_trouble(error)
         judge_what_came(run)
+    finally:
+        if run.crew is not None:
+            run.crew.close()
 
 
 def write_all(run: Run) -> Result:
@@ -100,7 +104,8 @@ def _drive(run: Run, watcher: Watcher) -> None:
     watcher.phase("reading the data")
     run.batches = open_batches(case)
     run.batches[0]
-    run.crew = find_crew(as_it_was_placed(run))
+    meeting = Meeting(run.folder, watcher.notice, watcher.tick)
+    run.crew = find_crew(as_it_was_placed(run), meeting=meeting)
     run.warnings += [*run.crew.placement.warnings, *run.crew.placement.notes]
     with (
         StepsLog(run.folder / STEPS_NAME) as log,

@@ -38,6 +38,7 @@ class Watcher:
     folder: Callable[[Path], None] = lambda path: None
     workers: Callable[[Callable[[], Dict[str, Status]]], None] = lambda states: None
     worst: Callable[[Dict[str, Comparison]], None] = lambda worst: None
+    notice: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from stepalign.coordinator.devices.placement import Placement, place
 from stepalign.coordinator.environments import managed
 from stepalign.coordinator.environments.interpreters import Interpreter, InterpreterFacts, probe
 from stepalign.coordinator.processes.worker_process import WorkerSpec
+from stepalign.coordinator.sessions.meeting import Machines, Meeting
 from stepalign.coordinator.sessions.session import Member
 from stepalign.protocol.errors import CaseError
 from stepalign.protocol.messages import WorkerFacts
@@ -28,6 +29,12 @@ class Crew:
     interpreters: Dict[str, Interpreter]
     facts: Dict[str, InterpreterFacts]
     placement: Placement
+    machines: Optional[Machines] = None
+
+    def close(self) -> None:
+        """Dismiss the other machines, if there are any."""
+        if self.machines is not None:
+            self.machines.close()
 
     def member(self, case: Case, side: str, folder: Path, role: str = "") -> Member:
         """Return the worker of ``side``; ``role`` names it where one side has two."""
@@ -36,6 +43,9 @@ class Crew:
             spec = WorkerSpec(role=role, framework=side, interpreter=Path(), log=folder / f"{role}.log")
             return Member(role, side, spec, case.against.facts.device, 0, recording=case.against)
         device = self.placement.devices[side]
+        if side not in self.interpreters and self.machines is not None:
+            spec = WorkerSpec(role, side, Path(), folder / f"{role}.log", {**device.env, **case.side(side).env})
+            return Member(role, side, spec, device.kind, device.threads, link=self.machines.link)
         words = case.command(side)
         spec = WorkerSpec(
             role=role,
@@ -51,30 +61,53 @@ class Crew:
         return Member(role, side, spec, device.kind, device.threads)
 
 
-def find_crew(case: Case, sides: Sequence[str] = SIDES) -> Crew:
-    """Return who runs the case, or only some ``sides`` of it; one that is recorded needs nobody.
+def find_crew(case: Case, sides: Sequence[str] = SIDES, meeting: Optional[Meeting] = None) -> Crew:
+    """Return who runs the case, or only some ``sides`` of it; one that is recorded needs nobody. Its `close` is the
+    caller's. Sides on other machines are met at ``meeting``.
 
     Raises EnvironmentFailure with the command that mends what is missing.
     """
     recording = case.against
     live = [side for side in sides if recording is None or side != recording.side]
+    remote = [side for side in live if case.side(side).host]
+    if remote and meeting is None:
+        raise CaseError(f"[{remote[0]}] host: only `stepalign run` works with several machines")
     interpreters: Dict[str, Interpreter] = {}
     facts: Dict[str, InterpreterFacts] = {}
     for side in live:
+        if side in remote:
+            continue
         interpreter = _interpreter(case, side)
         interpreters[side] = interpreter
         if _is_python(interpreter.path):
             facts[side] = probe(interpreter)
-    placement = place(
-        {side: case.side(side).device if side in live else "cpu" for side in SIDES},
+    local = [side for side in live if side not in remote]
+    wanted = case.file.threads or (None if recording is None else _recorded_threads(recording.facts))
+    placement = _place(case, local, facts, wanted)
+    machines: Optional[Machines] = None
+    if remote and meeting is not None:
+        machines = Machines(case, remote, meeting)
+        try:
+            threads = wanted or min(placement.devices["torch"].threads, machines.fewest_cores())
+            placement = machines.place(case, _place(case, local, facts, threads))
+        except BaseException:
+            machines.close()
+            raise
+    if len(live) < len(SIDES):  # what is said of a side that is not started is not true of it
+        placement = Placement({side: placement.devices[side] for side in live}, placement.warnings)
+    return Crew(interpreters, facts, placement, machines)
+
+
+def _place(
+    case: Case, local: Sequence[str], facts: Dict[str, InterpreterFacts], threads: Optional[int]
+) -> Placement:
+    return place(
+        {side: case.side(side).device if side in local else "cpu" for side in SIDES},
         {side: side in facts and bool(facts[side].cuda.get(side)) for side in SIDES},
         gpu_inventory().gpus,
         available_cores(),
-        case.file.threads or (None if recording is None else _recorded_threads(recording.facts)),
+        threads,
     )
-    if len(live) < len(SIDES):  # what is said of a side that is not started is not true of it
-        placement = Placement({side: placement.devices[side] for side in live}, placement.warnings)
-    return Crew(interpreters, facts, placement)
 
 
 def both(case: Case, crew: Crew, folder: Path) -> Tuple[Member, Member]:

@@ -7,8 +7,10 @@ Whatever happens inside, `Session` leaves no process, socket or private folder b
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Callable, Dict, Iterable, Iterator, List, Literal, Mapping, Optional, Tuple, Type
 
@@ -21,9 +23,11 @@ from stepalign.coordinator.cases.weights_file import read_weights_file
 from stepalign.coordinator.processes.machine_trouble import require_open_files
 from stepalign.coordinator.processes.payload import write_payload
 from stepalign.coordinator.processes.private_folder import PrivateFolder
+from stepalign.coordinator.processes.remote_link import RemoteLink
 from stepalign.coordinator.processes.stopping import stop_workers
 from stepalign.coordinator.processes.switchboard import Switchboard, note_fault
-from stepalign.coordinator.processes.worker_process import WorkerProcess, WorkerSpec, name_exit
+from stepalign.coordinator.processes.worker import Worker
+from stepalign.coordinator.processes.worker_process import WorkerProcess, WorkerSpec
 from stepalign.coordinator.recordings.playback import Playback
 from stepalign.coordinator.recordings.recording import Recording
 from stepalign.coordinator.sessions.dropout_places import shared_places
@@ -44,6 +48,7 @@ class Member:
     """One worker of a session. ``side`` says whose script and framework it runs; ``role`` is its own name.
 
     Where there is a ``recording`` nothing is started: the recorded side answers.
+    ``link`` is the way to its machine where that is not this one.
     """
 
     role: str
@@ -53,6 +58,7 @@ class Member:
     threads: int
     jitter: bool = False
     recording: Optional[Recording] = None
+    link: Optional[RemoteLink] = None
 
 
 class Session:
@@ -65,7 +71,7 @@ class Session:
         self._members = members
         self._task = task
         self._on_tick = on_tick
-        self._workers: List[WorkerProcess] = []
+        self._workers: List[Worker] = []
         self._open = threading.Lock()
         self._switchboard: Optional[Switchboard] = None
         self._private: Optional[PrivateFolder] = None
@@ -117,7 +123,12 @@ class Session:
             if member.recording is not None:
                 self._switchboard.add_recorded(member.role, Playback(member.recording, member.jitter))
                 continue
-            worker = WorkerProcess(member.spec, payload, self._switchboard.endpoint, private)
+            endpoint = self._switchboard.endpoint
+            worker: Worker = (
+                WorkerProcess(member.spec, payload, endpoint, private)
+                if member.link is None
+                else member.link.launch(member.side, member.spec, endpoint)
+            )
             self._workers.append(worker)
             self._switchboard.add(worker)
         deadline = self._case.file.deadline
@@ -285,6 +296,8 @@ class Session:
                 "build",
                 None,
             )
+        if member.link is not None:
+            check_scripts(self._case.folder, facts)
         self.facts[member.role] = facts
 
     def _share_dropout(self) -> None:
@@ -306,11 +319,25 @@ class Session:
         )
 
 
-def _unasked_ends(workers: Iterable[WorkerProcess]) -> Iterator[str]:
+def _unasked_ends(workers: Iterable[Worker]) -> Iterator[str]:
     for worker in workers:
         code = worker.exit_code()
         if code:
             yield (
-                f"the {worker.spec.role} worker had done all its work, but ended by {name_exit(code)}, not by itself: "
+                f"the {worker.spec.role} worker had done all its work, but ended by {worker.describe_end()}, not by itself: "
                 f"see {worker.spec.log.name}"
+            )
+
+
+def check_scripts(folder: Path, facts: messages.WorkerFacts) -> None:
+    """Raise CaseError for a script that another machine has otherwise than this one has it in ``folder``."""
+    for name, digest in facts.scripts.items():
+        try:
+            content = (folder / name).read_bytes()
+        except OSError:
+            continue
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise CaseError(
+                f"{name} of the {facts.framework} side is another file on its machine than in {folder}: "
+                "copy the case's folder there anew"
             )

@@ -85,6 +85,12 @@ EXAMPLES: "tuple[Message, ...]" = (
     messages.Finish(),
     messages.Finished(),
     messages.Failed("case", "forward", 3, "step 3 raised ValueError: naïve", "Traceback (most recent call last):\n"),
+    messages.Attached(PROTOCOL_VERSION, "0.1.0", "torch", "other", 42, "3.11.7", "/usr/bin/python", 8, True),
+    messages.Launch("torch#1", "torch", {"OMP_NUM_THREADS": "4"}),
+    messages.EndWorker("torch#1", "kill"),
+    messages.Heartbeat((messages.RemoteStatus("torch#1", 43, "forward", 3, "naïve\n", None),)),
+    messages.Heard(),
+    messages.Dismissed("copy the archive anew"),
 )  # fmt: skip
 
 

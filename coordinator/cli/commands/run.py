@@ -17,6 +17,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_case_options(parser)
     add_output(parser)
     parser.add_argument(
+        "--bind",
+        metavar="IP[:PORT]",
+        help="where workers on other machines reach this one ([network] bind): with [torch] host or [paddle] host",
+    )
+    parser.add_argument(
         "--resume",
         type=Path,
         metavar="RUN",
