@@ -8,6 +8,7 @@ from stepalign.coordinator.cases.batches import Batch, BatchSource
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.recordings.recording import Recording
 from stepalign.protocol.errors import CaseError
+from stepalign.protocol.tensors import digest
 
 
 class RecordedBatches(BatchSource):
@@ -15,14 +16,23 @@ class RecordedBatches(BatchSource):
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._read: Dict[int, Batch] = {}
+        self._read: Dict[str, Batch] = {}
+        self._digests: Dict[str, str] = {}
 
     def __getitem__(self, step: int) -> Batch:
-        if step not in self._read:
-            if not 0 <= step < len(self._recording.steps):
-                raise CaseError(f"{self._recording.place} has no batch of step {step}")
-            self._read[step] = self._recording.batch(step)
-        return self._read[step]
+        if not 0 <= step < len(self._recording.steps):
+            raise CaseError(f"{self._recording.place} has no batch of step {step}")
+        name = self._recording.batch_name(step)
+        if name not in self._read:
+            self._read[name] = self._recording.batch(step)
+        return self._read[name]
+
+    def digest(self, step: int) -> str:
+        """Return the digest of the bytes of ``step``'s batch."""
+        name = self._recording.batch_name(step)
+        if name not in self._digests:
+            self._digests[name] = digest(self[step])
+        return self._digests[name]
 
 
 def open_batches(case: Case) -> BatchSource:

@@ -53,10 +53,14 @@ class Recording:
         """Return the side's initial weights and buffers, by its own names."""
         return self.files.arrays("initial.npz")
 
-    def batch(self, step: int) -> Named:
-        """Return the batch of a step; one that was the same at every step is there once."""
+    def batch_name(self, step: int) -> str:
+        """Return the file of a step's batch; one that is the same as the first is there once."""
         name = f"batches/{step:06}.npz"
-        return self.files.arrays(name if name in self.files else "batches/000000.npz")
+        return name if name in self.files else "batches/000000.npz"
+
+    def batch(self, step: int) -> Named:
+        """Return the batch of a step."""
+        return self.files.arrays(self.batch_name(step))
 
     def kinds(self, step: int) -> List[str]:
         """Return the kinds that were collected at a step; `activation` where every module's output was."""

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 import stepalign
+from stepalign.coordinator.cases.batches import BatchSource
+from stepalign.coordinator.cases.choice import choose_case
+from stepalign.protocol.tensors import digest
 
 SCRIPT = Path(__file__).parents[1] / "doubles" / "numpy_script.py"
 STEPS = 3
@@ -108,3 +111,11 @@ def test_a_script_that_runs_alone_imports_nothing_but_the_standard_library() -> 
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=environment
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_one_batch_that_is_used_again_for_each_part_of_an_update_has_the_digest_of_the_whole(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.arange(4.0))
+    commands = {"torch": "a.py", "paddle": "b.py"}
+    batches = BatchSource(choose_case(None, commands, str(tmp_path / "data.npz"), accumulate=2))
+    assert set(batches[0]) == {"0/x", "1/x"}
+    assert batches.digest(0) == digest(batches[0])

@@ -153,6 +153,8 @@ def test_a_played_side_answers_only_what_it_saw(recording: Recording) -> None:
     batch = recording.batch(1)
     answer = played.answer(messages.Batch(1, batch, ("gradient",)))
     assert isinstance(answer, messages.StepResult) and set(answer.tensors) == {"gradient"}
+    repeated = played.answer(messages.Batch(1, {}, ("gradient",), again=True))
+    assert isinstance(repeated, messages.StepResult) and repeated.batch_digest == answer.batch_digest
     first = played.answer(messages.Batch(0, recording.batch(0), ("activation",), ("fc1",)))
     assert isinstance(first, messages.StepResult)
     assert {key.partition("@")[0] for key in first.tensors["activation"]} == {"fc1"}
@@ -180,6 +182,8 @@ def test_data_that_changed_since_are_refused_where_the_recording_bears_digests_a
     index.write_text(json.dumps(plain), encoding="utf-8")
     shutil.copytree(place.parent / "case", tmp_path / "case")
     case = choose_case(tmp_path / "case", {}, against=tmp_path / "digests")
+    played = open_batches(choose_case(tmp_path / "case", {}, against=place))
+    assert [played.digest(step) for step in range(3)] == [open_batches(case).digest(step) for step in range(3)]
     np.testing.assert_array_equal(open_batches(case)[2]["x"], open_recording(place).batch(2)["x"])
     (tmp_path / "case" / "data.py").write_text(DATA.replace("(0, 3, 8)", "(0, 2, 8)"), encoding="utf-8")
     with pytest.raises(CaseError, match="the batch of step 0 has another digest than the one that was recorded"):
