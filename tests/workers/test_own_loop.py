@@ -93,7 +93,6 @@ def test_whatever_a_script_does_wrong_is_told(run, fault: str, code: int, messag
     assert result.exit_code == code
     if fault == "raise":
         assert "numpy_script.py" in result.error.message and result.error.step == 1
-        assert result.steps_completed == 1 and "aligned" in " ".join(result.warnings)
 
 
 def test_a_script_runs_alone_where_there_is_no_coordinator(tmp_path: Path) -> None:
