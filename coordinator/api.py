@@ -1,4 +1,4 @@
-"""stepalign in Python: `stepalign.run`, `stepalign.schedule`, the `Result` that both return, and `stepalign.record`.
+"""stepalign in Python: `run`, `schedule`, `optimizer`, the `Result` that they return, and `record`.
 
 Guarantees: a `Result` says what the command line would have said, from the same result and in the same words; nothing
 is printed; the caller's signal handlers are put back, and a signal that came meanwhile is handed to them once the run
@@ -30,11 +30,12 @@ from stepalign.coordinator.results.result import Result as WrittenResult
 from stepalign.coordinator.running.case_record import recorded_assignments
 from stepalign.coordinator.running.resume import resume_case
 from stepalign.coordinator.running.run import run_case
+from stepalign.coordinator.running.run_optimizer import run_optimizer
 from stepalign.coordinator.running.run_schedule import run_schedule
 from stepalign.coordinator.running.run_state import Watcher
 from stepalign.protocol.errors import CaseError
 
-__all__ = ["Result", "Verdict", "record", "run", "schedule"]
+__all__ = ["Result", "Verdict", "optimizer", "record", "run", "schedule"]
 
 _COLOURS = {
     Verdict.ALIGNED: "#1a7f37",
@@ -278,6 +279,23 @@ def schedule(
     case = load_case(Path(case_folder), [*_listed(assignments), *chosen])
     milestones = case.file.schedule.chosen_milestones()
     return _watched(lambda watcher: run_schedule(case, _path(out), watcher), milestones)
+
+
+def optimizer(
+    case_folder: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    dtype: str | None = None,
+    assignments: Sequence[str] = (),
+    out: str | os.PathLike[str] | None = None,
+) -> Result:
+    """Compare both sides' optimizers under given gradients, as `stepalign optimizer` does.
+
+    ``steps`` replaces the case's ``optimizer.steps``. The other parameters and exceptions are as for `run`.
+    """
+    chosen = [] if steps is None else [f"optimizer.steps={steps}"]
+    case = load_case(Path(case_folder), [*_listed(assignments), *chosen], dtype=dtype)
+    return _watched(lambda watcher: run_optimizer(case, _path(out), watcher), ())
 
 
 def _watched(call: Callable[[Watcher], tuple[WrittenResult, Path]], rate_steps: tuple[int, ...]) -> Result:

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def _training(
         return build(asked)
     model, parameters = twin.hold_parameters(message.parameters)
     built = build_parts(asked, parameters)
-    optimizer, scheduler, clip = _parts(built)
+    optimizer, scheduler, clip = parts_of(built)
     twin.check_parts(optimizer, scheduler)
     return Training(
         model=model,
@@ -84,8 +84,8 @@ def _training(
     )
 
 
-def _parts(built: Any) -> Any:
-    """Return optimizer, scheduler and the function that clips, None where the script gives none."""
+def parts_of(built: Any) -> Tuple[Any, Any, Optional[Callable[[Any], Any]]]:
+    """Return optimizer, scheduler and the function that clips, None where the script gives none. Raises CaseError."""
     parts = built if isinstance(built, tuple) else (built,)
     if not 1 <= len(parts) <= 3:
         raise CaseError(

@@ -133,6 +133,14 @@ NORM_OF_EACH = Pairing(
     variant="each parameter alone",
 )
 
+GIVEN_NORM = Pairing(
+    "clip",
+    _TORCH + "clip_grads_with_norm_",
+    "",
+    difference="Scales by min(1, max_norm / (total_norm + 1e-6)) with a norm that is given. paddle has no function for the "
+    "second half of clip_grad_norm_ alone.",
+)
+
 L2 = Pairing(
     "regularizer",
     "weight_decay",
@@ -176,6 +184,7 @@ DECAY_BASE = Pairing(
 
 CLIPS = (
     GLOBAL_NORM, TINY_NORM, GROUPED_NORM, NORM_FUNCTION, OLD_NORM_FUNCTION, VALUE, VALUE_FUNCTION, NORM_OF_EACH,
+    GIVEN_NORM,
 )  # fmt: skip
 REGULARIZERS = (L2, L1, DECAY_BASE)
 DEFAULT_OPTIMIZER = _SGD

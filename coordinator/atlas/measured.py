@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 from stepalign.coordinator.atlas.pairing import Pairing
 from stepalign.protocol.schema import from_plain
@@ -32,19 +33,26 @@ class Verdict(str, enum.Enum):
 class Agreement:
     """What was measured of one pairing; ``verdict`` is a `Verdict`'s value.
 
-    float32, float64: the greatest difference over all configurations, regimes and steps, relative to the update
-    (optimizers, clips, regularisers) or to the rate (schedules); None where nothing could be measured.
+    float32, float64: the greatest difference over all configurations, regimes and steps, relative to how far the
+    parameters have moved (optimizers, clips, regularisers) or to the rate (schedules); None where nothing could be measured.
+    float32_beyond, float64_beyond: the same without what rounding of the parameter itself may do, two units in its last
+    place a step.
     float64_rounded: the same in float64 with all hyper-parameters rounded to float32 on both sides, which takes out what
     paddle keeps in float32; None where it was not needed.
-    regime, configuration: where the greatest difference was seen. errors: what a side refused.
+    regime, configuration: where the greatest difference was seen.
+    defaults_alone: the greatest difference where both sides are given the rate and nothing else. errors: what a side
+    refused.
     """
 
     verdict: str
-    float32: float | None = None
-    float64: float | None = None
-    float64_rounded: float | None = None
+    float32: Optional[float] = None
+    float32_beyond: Optional[float] = None
+    float64: Optional[float] = None
+    float64_beyond: Optional[float] = None
+    float64_rounded: Optional[float] = None
     regime: str = ""
     configuration: str = ""
+    defaults_alone: Optional[float] = None
     errors: tuple[str, ...] = ()
 
     @property

@@ -124,7 +124,7 @@ ADAM = Pairing(
         Configuration("exponential rate", {"lr": 0.01}, schedule=_EXPONENTIAL),
         Configuration(
             "two groups", {"lr": 0.01},
-            groups=(("norm", {"betas": (0.8, 0.99)}), ("", {"weight_decay": 0.1, "eps": 1e-6, "lr": 0.002})),
+            groups=(("norm", {"betas": (0.8, 0.99)}), ("", {"weight_decay": 0.1, "eps": 1e-6, "lr": 0.0025})),
         ),
     ),
 )  # fmt: skip
@@ -163,7 +163,7 @@ ADAMW = Pairing(
         Configuration("exponential rate", {"lr": 0.01, "weight_decay": 0.1}, schedule=_EXPONENTIAL),
         Configuration(
             "two groups", {"lr": 0.01},
-            groups=(("norm", {"weight_decay": 0.0}), ("", {"weight_decay": 0.1, "betas": (0.8, 0.95), "lr": 0.002})),
+            groups=(("norm", {"weight_decay": 0.0}), ("", {"weight_decay": 0.1, "betas": (0.8, 0.95), "lr": 0.0025})),
         ),
     ),
 )  # fmt: skip
@@ -238,6 +238,7 @@ ADAGRAD = Pairing(
         GRAD_CLIP,
         *paddle_execution("name"),
     ),
+    difference=_FLOAT32.format("epsilon"),
     configurations=(
         Configuration("defaults"),
         Configuration("initial value 0.1", {"lr": 0.1, "initial_accumulator_value": 0.1}),
@@ -268,27 +269,27 @@ ADADELTA = Pairing(
     ),
 )
 
+_RMSPROP_ARGUMENTS = (
+    Argument("lr", "learning_rate", 1e-2, conversion=RATE),
+    Argument("alpha", "rho", 0.99, 0.95),
+    Argument("eps", "epsilon", 1e-8, 1e-6, SQUARED),
+    Argument("momentum", "momentum", 0, 0.0, RATE),
+    Argument("centered", "centered", False, False),
+    coupled_decay(),
+    MAXIMIZE,
+    *torch_execution("capturable", "foreach", "differentiable"),
+    GRAD_CLIP,
+    *paddle_execution("name"),
+)
+
 RMSPROP = Pairing(
     "optimizer",
     "torch.optim.RMSprop",
     "paddle.optimizer.RMSProp",
-    (
-        Argument("lr", "learning_rate", 1e-2, conversion=RATE),
-        Argument("alpha", "rho", 0.99, 0.95),
-        Argument("eps", "epsilon", 1e-8, 1e-6, SQUARED),
-        Argument("momentum", "momentum", 0, 0.0, RATE),
-        Argument("centered", "centered", False, False),
-        coupled_decay(),
-        MAXIMIZE,
-        *torch_execution("capturable", "foreach", "differentiable"),
-        GRAD_CLIP,
-        *paddle_execution("name"),
-    ),
+    _RMSPROP_ARGUMENTS,
     difference=(
         "Epsilon: torch divides by sqrt(s) + eps, paddle by sqrt(s + epsilon), so epsilon = eps ** 2 is nearest and they "
-        "agree where sqrt(s) is far above or far below eps. Rate: torch's buffer is b = m * b + g / r and p -= lr * b, "
-        "paddle's is b = m * b + lr * g / r and p -= b: the same while the rate is constant, not under a schedule. "
-        + _FLOAT32.format("rho, epsilon and momentum")
+        "agree where sqrt(s) is far above eps or far below it. " + _FLOAT32.format("rho, epsilon and momentum")
     ),
     configurations=(
         Configuration("defaults"),
@@ -298,8 +299,20 @@ RMSPROP = Pairing(
         Configuration("L2 0.1", {"weight_decay": 0.1}),
         Configuration("eps 1e-3", {"eps": 1e-3}),
         Configuration("exponential rate, no momentum", schedule=_EXPONENTIAL),
-        Configuration("exponential rate, momentum 0.9", {"momentum": 0.9}, schedule=_EXPONENTIAL),
     ),
+)
+
+RMSPROP_SCHEDULED = Pairing(
+    "optimizer",
+    "torch.optim.RMSprop",
+    "paddle.optimizer.RMSProp",
+    _RMSPROP_ARGUMENTS,
+    difference=(
+        "Rate: torch's buffer is b = m * b + g / r and p -= lr * b, paddle's is b = m * b + lr * g / r and p -= b. The same "
+        "while the rate is constant; under a schedule paddle goes on with the rates of the past, and no argument changes it."
+    ),
+    configurations=(Configuration("exponential rate, momentum 0.9", {"momentum": 0.9}, schedule=_EXPONENTIAL),),
+    variant="momentum under a schedule",
 )
 
 NADAM = Pairing(
@@ -371,5 +384,5 @@ RPROP = Pairing(
 )
 
 SHARED_RULES = (
-    SGD, MOMENTUM, ADAM, ADAMW, ADAM_DECOUPLED, ADAMAX, ADAGRAD, ADADELTA, RMSPROP, NADAM, RADAM, RPROP,
+    SGD, MOMENTUM, ADAM, ADAMW, ADAM_DECOUPLED, ADAMAX, ADAGRAD, ADADELTA, RMSPROP, RMSPROP_SCHEDULED, NADAM, RADAM, RPROP,
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stepalign.coordinator.atlas.calls import Call, Expression
 from stepalign.coordinator.atlas.conversions import (
     GRAD_CLIP,
@@ -48,7 +50,8 @@ ASGD = Pairing(
     ),
     difference=(
         "torch's ASGD is SGD with L2 decay lambd and the rate lr / (1 + lambd * lr * t) ** alpha, which SGD and LambdaDecay "
-        "give; the averaged copy `ax` has no counterpart. paddle.optimizer.ASGD is another algorithm (SAG)."
+        "give; the averaged copy `ax` has no counterpart. torch counts each parameter's own updates, the schedule counts steps: "
+        "apart where a parameter has no gradient in some steps. paddle.optimizer.ASGD is another algorithm (SAG)."
     ),
     to_paddle=_asgd_to_paddle,
     configurations=(
@@ -114,7 +117,11 @@ ADAGRAD_DECAYING = Pairing(
         else item
         for item in ADAGRAD.arguments
     ),
-    difference="lr / (1 + t * lr_decay) is paddle's InverseTimeDecay(lr, gamma=lr_decay).",
+    difference=(
+        "lr / (1 + t * lr_decay) is paddle's InverseTimeDecay(lr, gamma=lr_decay). torch counts each parameter's own updates, "
+        "the schedule counts steps: apart where a parameter has no gradient in some steps. "
+        "paddle keeps epsilon in float32 for float64 parameters too."
+    ),
     to_paddle=_decaying_adagrad,
     configurations=(Configuration("lr_decay 0.05", {"lr": 0.1, "lr_decay": 0.05}),),
     variant="lr_decay, with InverseTimeDecay",
@@ -138,9 +145,20 @@ LBFGS = Pairing(
     ),
     difference="Both evaluate a closure; measured on quadratics whose minimum the given gradients move.",
     configurations=(
-        Configuration("defaults"),
-        Configuration("strong Wolfe", {"line_search_fn": "strong_wolfe"}),
+        Configuration("max_iter 4, 3 steps", {"max_iter": 4}, steps=3),
+        Configuration("strong Wolfe, max_iter 4, 3 steps", {"max_iter": 4, "line_search_fn": "strong_wolfe"}, steps=3),
     ),
+)
+
+LBFGS_LONG = replace(
+    LBFGS,
+    difference="The same rule, but each iteration enlarges rounding and a line search decides by it: float32 comes apart by as "
+    "much more than float64 as its rounding is larger, so neither side is nearer to the truth.",
+    configurations=(
+        Configuration("defaults, 5 steps", steps=5),
+        Configuration("strong Wolfe, 5 steps", {"line_search_fn": "strong_wolfe"}, steps=5),
+    ),
+    variant="many iterations",
 )
 
 SPARSE_ADAM = Pairing(
@@ -207,5 +225,5 @@ BASE = Pairing(
     is_base=True,
 )
 
-COMPOSED_RULES = (ASGD, SAG, ADAGRAD_DECAYING, LBFGS, SPARSE_ADAM, ADAFACTOR, MUON, LAMB, BASE)
+COMPOSED_RULES = (ASGD, SAG, ADAGRAD_DECAYING, LBFGS, LBFGS_LONG, SPARSE_ADAM, ADAFACTOR, MUON, LAMB, BASE)
 

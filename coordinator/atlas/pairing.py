@@ -71,7 +71,8 @@ class Configuration:
     pairing. ``schedule`` is a torch schedule beside an optimizer (its counterpart follows from its own pairing).
     ``groups`` gives parameter groups: for each, a prefix of the parameters' names and torch's arguments of the group.
     ``metric`` names the sequence of losses that a reduce-on-plateau schedule watches; ``sparse`` gradients have rows.
-    ``optimizer`` is the torch optimizer that a clip or regulariser is measured with.
+    ``optimizer`` is the torch optimizer that a clip or regulariser is measured with. ``steps`` is how many updates are
+    measured, where they are not the usual number.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Configuration:
     metric: str = "falling"
     sparse: bool = False
     optimizer: Call | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)

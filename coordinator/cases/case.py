@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Literal, Mapping, Optional, Sequence, Tuple
 
+from stepalign.coordinator.cases.optimizer_section import OptimizerSection, check_optimizer
 from stepalign.protocol.errors import CaseError
 from stepalign.protocol.schema import SchemaError, from_plain
 from stepalign.protocol.script import CaseView
@@ -172,6 +173,7 @@ class CaseFile:
     compare: CompareSection = CompareSection()
     tolerance: Dict[str, ToleranceEntry] = field(default_factory=dict)
     schedule: ScheduleSection = ScheduleSection()
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     deadline: DeadlineSection = DeadlineSection()
     resume: ResumeSection = ResumeSection()
     network: NetworkSection = NetworkSection()
@@ -335,6 +337,7 @@ def _check(case: Case, path: Path, without: Sequence[str]) -> None:
         )
     _check_number(path, "compare.resync", file.compare.resync, 0)
     _check_number(path, "schedule.steps", file.schedule.steps, 1)
+    check_optimizer(path, file.optimizer)
     _check_number(path, "collect.budget_mib", file.collect.budget_mib, 1)
     _check_number(path, "collect.memory_mib", file.collect.memory_mib, 0)
     if bool(file.data.source) == bool(file.data.arrays):

@@ -1,4 +1,4 @@
-"""``stepalign demo``, ``run`` and ``schedule``."""
+"""``stepalign demo``, ``run``, ``schedule`` and ``optimizer``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from stepalign.coordinator.results.result_json import to_json
 from stepalign.coordinator.running.case_record import recorded_assignments
 from stepalign.coordinator.running.resume import resume_case
 from stepalign.coordinator.running.run import run_case
+from stepalign.coordinator.running.run_optimizer import run_optimizer
 from stepalign.coordinator.running.run_schedule import run_schedule
 from stepalign.coordinator.running.run_state import Watcher
 from stepalign.coordinator.sessions.lockstep import StepPair
@@ -71,6 +72,14 @@ def schedule(options: argparse.Namespace) -> int:
     case = load_case(options.case, assignments)
     milestones = case.file.schedule.chosen_milestones()
     return _watched(options, case, lambda watcher: run_schedule(case, options.out, watcher), milestones)
+
+
+@told_to_ci
+def optimizer(options: argparse.Namespace) -> int:
+    """Compare both sides' optimizers alone, under given gradients."""
+    assignments = [*options.assignments, *([] if options.steps is None else [f"optimizer.steps={options.steps}"])]
+    case = load_case(options.case, assignments, dtype=options.dtype)
+    return _watched(options, case, lambda watcher: run_optimizer(case, options.out, watcher))
 
 
 def chosen_case(options: argparse.Namespace) -> Case:

@@ -89,7 +89,8 @@ def junit_of_error(name: str, error: StepalignError) -> bytes:
 
 
 def _suite_name(result: Result) -> str:
-    return f"stepalign.{result.case.name}" + (".schedule" if wording.is_schedule_only(result) else "")
+    alone = ".optimizer" if wording.is_optimizer_only(result) else ".schedule" if wording.is_schedule_only(result) else ""
+    return f"stepalign.{result.case.name}{alone}"
 
 
 def _suite(name: str, cases: list[ElementTree.Element], facts: dict[str, str], duration_s: float) -> bytes:

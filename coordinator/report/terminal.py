@@ -124,6 +124,8 @@ def _sections(result: Result) -> Iterable[tuple[str, list[Text]]]:
         place = result.first_divergence
         title = Text(wording.plain(wording.place_line(place)), style="bold")
         yield say("WHERE"), [title, *map(_line, wording.place_details(place))]
+    if result.regimes:
+        yield say("REGIMES"), [_line(line) for line in wording.regime_lines(result)]
     if result.causes:
         yield say("WHY" if result.verdict is Verdict.DIVERGED else "CAUSES"), _cause_lines(result)
     elif result.verdict is Verdict.DIVERGED:

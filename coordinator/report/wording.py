@@ -31,6 +31,12 @@ _SCHEDULE_HEADLINES = {
 }
 
 
+_OPTIMIZER_HEADLINES = {
+    Verdict.ALIGNED: "the optimizers do the same",
+    Verdict.DIVERGED: "the optimizers do not do the same",
+}
+
+
 _FAR_BEYOND_ROUNDING = 1e-2
 
 _SURE = 0.5
@@ -39,8 +45,8 @@ _SURE = 0.5
 
 def headline(result: Result) -> str:
     """Return the verdict as half a sentence."""
-    words = {**HEADLINES, **_SCHEDULE_HEADLINES} if is_schedule_only(result) else HEADLINES
-    return say(words[result.verdict])
+    own = _OPTIMIZER_HEADLINES if is_optimizer_only(result) else _SCHEDULE_HEADLINES if is_schedule_only(result) else {}
+    return say({**HEADLINES, **own}[result.verdict])
 
 
 def verdict_words(verdict: Verdict) -> str:
@@ -206,6 +212,8 @@ def ratio_to_allowed(entry: Mapping[str, Any]) -> float:
 def repeat_command(result: Result, case_folder: str = "CASE") -> str:
     """Return the command that runs the same again."""
     case, folder = result.case, shlex.quote(case_folder)
+    if is_optimizer_only(result):
+        return f"stepalign optimizer {folder} --steps {case.steps} --dtype {case.dtype} --set seed={case.seed}"
     if is_schedule_only(result):
         return f"stepalign schedule {folder} --steps {case.steps}"
     return f"stepalign run {folder} --steps {case.steps} --mode {case.mode} --dtype {case.dtype} --seed {case.seed}"
@@ -217,6 +225,27 @@ def is_schedule_only(result: Result) -> bool:
     return not (series.loss_torch or series.loss_paddle) and bool(series.lr_torch or series.lr_paddle)
 
 
+def is_optimizer_only(result: Result) -> bool:
+    """Say whether the result is of optimizers alone, driven by given gradients."""
+    return bool(result.regimes)
+
+
+def regime_lines(result: Result) -> list[str]:
+    """Return a line for each regime of gradients: whether every update passed, and how far the parameters came apart."""
+    lines = []
+    for regime in result.regimes:
+        apart = number(regime.difference, 2)
+        if not regime.torch_name:
+            lines.append(say(f"{regime.name}: nothing moved"))
+        elif regime.passed:
+            where = f"step {regime.step}, {regime.torch_name}"
+            lines.append(say(f"{regime.name}: the same; apart by {apart} of the way gone ({where})"))
+        else:
+            where = f"step {regime.step}, {regime.torch_name}"
+            lines.append(say(f"{regime.name}: differs; apart by {apart} of the way gone ({where})"))
+    return lines
+
+
 def next_steps(result: Result) -> list[str]:
     """Return what to do now, by verdict, most useful first."""
     return [say(text) for text in _next_steps(result)]
@@ -224,7 +253,8 @@ def next_steps(result: Result) -> list[str]:
 
 def _next_steps(result: Result) -> list[str]:
     if result.verdict is Verdict.ALIGNED:
-        table = "" if is_schedule_only(result) else "; losses.md is the table for the pull request"
+        alone = is_schedule_only(result) or is_optimizer_only(result)
+        table = "" if alone else "; losses.md is the table for the pull request"
         return [f"Nothing to mend{table}."]
     if result.verdict is Verdict.INCONCLUSIVE:
         return [
@@ -250,6 +280,8 @@ def _next_steps(result: Result) -> list[str]:
                 return [f"{place}."]
             return [f"{place}; --dtype float64 tells rounding from a wrong formula."]
         return ["Apply the first fix, then run the same again: the next divergence, if any, shows then."]
+    if is_optimizer_only(result):
+        return ["Compare what both scripts construct, argument by argument, with docs/atlas.md beside it."]
     if is_schedule_only(result):
         return [
             "Compare what both schedule(case) give at the first step named above: warmup, decay, when each is stepped."

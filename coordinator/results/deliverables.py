@@ -34,7 +34,7 @@ def write_result(folder: Path, result: Result) -> None:
     """Write result.json and the views that are made of it alone."""
     failure = attempt(
         lambda: write_json(folder / "result.json", to_json(result)),
-        lambda: write_losses_md(folder / "losses.md", result),
+        lambda: None if result.regimes else write_losses_md(folder / "losses.md", result),
         lambda: write_report(folder / "report.html", result),
     )
     if failure is not None:

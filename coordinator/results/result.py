@@ -113,6 +113,23 @@ class Series:
 
 
 @dataclass(frozen=True)
+class RegimeFacts:
+    """One regime of given gradients: how many steps, whether every update passed, how far the parameters came apart.
+
+    ``difference`` is relative to how far torch's parameter ``torch_name`` had moved by ``step``, the greatest of all;
+    ``known`` are the codes of known differences that were recognised.
+    """
+
+    name: str
+    steps: int
+    passed: bool
+    difference: float
+    step: int
+    torch_name: str
+    known: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ErrorFacts:
     """Why a run failed. ``exit_code`` overrides the verdict's: 2 for a wrong case, 130 for an interruption."""
 
@@ -141,7 +158,8 @@ class Result:
     """The verdict of one run and all that it stands on. A side is None when the run failed before it said who it is.
 
     ``compared`` says per kind what was compared and how; ``worst`` holds per kind the greatest measures seen. Both are
-    plain JSON objects. Raises ValueError where first divergence, error and verdict contradict each other.
+    plain JSON objects. ``regimes`` is what the comparison of optimizers alone has.
+    Raises ValueError where first divergence, error and verdict contradict each other.
     """
 
     stepalign: str
@@ -158,6 +176,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     compared: Mapping[str, Any] = field(default_factory=dict)
     worst: Mapping[str, Any] = field(default_factory=dict)
+    regimes: tuple[RegimeFacts, ...] = ()
     error: ErrorFacts | None = None
     resumed: Resumed | None = None
 

@@ -19,6 +19,7 @@ from stepalign.coordinator.results.result import (
     ErrorFacts,
     FirstDivergence,
     KnownDifference,
+    RegimeFacts,
     Result,
     Resumed,
     Series,
@@ -28,7 +29,7 @@ from stepalign.coordinator.results.result import (
 from stepalign.protocol.errors import CaseError
 
 _Item = TypeVar("_Item")
-_OMITTED_WHEN_EMPTY = ("findings", "warnings", "compared", "worst", "error", "resumed")
+_OMITTED_WHEN_EMPTY = ("findings", "warnings", "compared", "worst", "regimes", "error", "resumed")
 _SIDE_KEYS = frozenset(
     [
         "framework",
@@ -48,7 +49,7 @@ _SIDE_KEYS = frozenset(
 def to_json(result: Result) -> dict[str, Any]:
     """Give ``result`` as result.json holds it: strict JSON values, causes sorted, most likely first.
 
-    `findings`, `warnings`, `compared`, `worst`, `error` and `resumed` are there only where they say something.
+    `findings`, `warnings`, `compared`, `worst`, `regimes`, `error` and `resumed` are there only where they say something.
     """
     series = result.series
     written = {
@@ -71,6 +72,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "warnings": result.warnings,
         "compared": result.compared,
         "worst": result.worst,
+        "regimes": [vars(regime) for regime in result.regimes],
         "error": None if result.error is None else vars(result.error),
         "resumed": None if result.resumed is None else vars(result.resumed),
     }
@@ -118,6 +120,7 @@ def from_json(written: Mapping[str, Any]) -> Result:
             warnings=top.tuple_of("warnings", _text, default=()),
             compared=top.object("compared", default={}),
             worst=top.object("worst", default={}),
+            regimes=top.tuple_of("regimes", _regime_from, default=()),
             error=top.optional("error", _error_from),
             resumed=top.optional("resumed", _resumed_from),
         )
@@ -307,6 +310,19 @@ def finding_from(value: Any, path: str) -> Finding:
         matters=finding.truth("matters"),
         torch_value=finding.optional("torch_value", _text),
         paddle_value=finding.optional("paddle_value", _text),
+    )
+
+
+def _regime_from(value: Any, path: str) -> RegimeFacts:
+    regime = _Fields(value, path)
+    return RegimeFacts(
+        name=regime.text("name"),
+        steps=regime.integer("steps"),
+        passed=regime.truth("passed"),
+        difference=regime.number("difference"),
+        step=regime.integer("step"),
+        torch_name=regime.text("torch_name"),
+        known=regime.tuple_of("known", _text),
     )
 
 

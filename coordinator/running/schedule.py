@@ -66,7 +66,7 @@ def defines_schedule(case: Case) -> Dict[str, bool]:
     return {
         side: recording.schedule is not None
         if recording is not None and recording.side == side
-        else not case.side(side).command and _defines(case.script(side), "schedule")
+        else not case.side(side).command and defines(case.script(side), "schedule")
         for side in SIDES
     }
 
@@ -99,7 +99,8 @@ def at_milestones(rates: Sequence[Sequence[float]], milestones: Sequence[int]) -
     return {step: rates[step] for step in milestones if step < len(rates)}
 
 
-def _defines(script: Path, name: str) -> bool:
+def defines(script: Path, name: str) -> bool:
+    """Say whether a script defines or imports ``name`` at its top level."""
     try:
         tree = ast.parse(script.read_text(encoding="utf-8"), str(script))
     except (SyntaxError, UnicodeDecodeError):

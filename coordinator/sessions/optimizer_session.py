@@ -22,6 +22,9 @@ class OptimizerSession(Session):
     def __init__(self, case: Case, members: tuple[Member, Member], on_tick: Callable[[], None]) -> None:
         super().__init__(case, members, "optimizer", on_tick)
 
+    def __enter__(self) -> OptimizerSession:
+        return self
+
     def configure(self) -> None:
         """Tell both what the case is; they import their framework and wait for what to build."""
         for member in self._members:

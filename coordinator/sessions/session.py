@@ -20,6 +20,7 @@ from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import Case, WeightsSection
 from stepalign.coordinator.cases.collection import step_size_bytes
 from stepalign.coordinator.cases.weights_file import read_weights_file
+from stepalign.coordinator.comparison.gradient_regimes import losses
 from stepalign.coordinator.processes.machine_trouble import require_open_files
 from stepalign.coordinator.processes.payload import write_payload
 from stepalign.coordinator.processes.private_folder import PrivateFolder
@@ -169,8 +170,8 @@ class Session:
             self._private.remove()
 
     def read_rates(self, steps: int) -> Dict[str, np.ndarray]:
-        """Return each side's rates, float64 [steps, groups]."""
-        request = messages.ReadRates(steps)
+        """Return each side's rates, float64 [steps, groups]; a schedule that watches the loss sees made-up losses."""
+        request = messages.ReadRates(steps, losses(steps))
         answers = self.switchboard.ask(
             {member.role: request for member in self._members}, messages.Rates, self._case.file.deadline.rates_s, "rates"
         )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-__all__ = ["CaseError", "Result", "StepalignError", "Verdict", "__version__", "record", "run", "schedule"]
+__all__ = ["CaseError", "Result", "StepalignError", "Verdict", "__version__", "optimizer", "record", "run", "schedule"]
 
 _HOMES = {
     "CaseError": "protocol.errors",
     "Result": "coordinator.api",
     "StepalignError": "protocol.errors",
     "Verdict": "coordinator.api",
+    "optimizer": "coordinator.api",
     "record": "coordinator.api",
     "run": "coordinator.api",
     "schedule": "coordinator.api",

@@ -174,6 +174,7 @@ def test_a_wheel_holds_every_module_and_all_package_data(wheel: Path) -> None:
         found = [path for path in (ROOT / "coordinator" / folder).iterdir() if path.is_file()]
         assert found
         expected |= {f"stepalign/coordinator/{folder}/{path.name}" for path in found}
+    expected.add("stepalign/coordinator/atlas/measured.json")
     expected |= {f"stepalign/{path.name}" for path in (ROOT / "protocol" / "_root").iterdir() if path.is_file()}
     assert "stepalign/py.typed" in expected
     assert held == expected

@@ -11,7 +11,7 @@ import pytest
 
 from stepalign.coordinator.report.rows import chosen_steps, relative, step_row
 from stepalign.coordinator.report.terminal import print_verdict
-from stepalign.coordinator.results.result import ErrorFacts, Result, Series, Verdict
+from stepalign.coordinator.results.result import ErrorFacts, RegimeFacts, Result, Series, Verdict
 
 from ..made_up_results import HOSTILE_NAME, aligned, diverged, every_result, failed, schedule_only
 
@@ -103,6 +103,20 @@ def test_rates_alone_are_shown_at_the_steps_asked_for_and_the_divergent_one() ->
     assert [row.split()[0] for row in _table(text)] == ["100", "500", "3999", "4000", "4001"]
     assert "torch loss" not in text
     assert "the rates differ" in text
+
+
+def test_optimizers_alone_are_told_regime_by_regime_without_a_table() -> None:
+    regimes = (
+        RegimeFacts("normal", 50, True, 1.9e-5, 49, "fc.weight"),
+        RegimeFacts("tiny", 50, False, 0.98, 3, "fc.bias", ("rmsprop_formula",)),
+        RegimeFacts("zeros", 50, True, 0.0, 0, ""),
+    )
+    text = _printed(dataclasses.replace(diverged(), series=Series(), regimes=regimes))
+    assert "DIVERGED: the optimizers do not do the same" in text and "torch loss" not in text
+    text = " ".join(text.split())
+    assert "normal: the same; apart by 1.9e-05 of the way gone (step 49, fc.weight)" in text
+    assert "tiny: differs; apart by 0.98 of the way gone (step 3, fc.bias)" in text
+    assert "zeros: nothing moved" in text
 
 
 def test_a_failed_run_tells_its_error_where_it_was_and_which_log_to_read() -> None:

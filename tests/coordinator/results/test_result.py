@@ -18,6 +18,7 @@ from stepalign.coordinator.results.result import (
     ErrorFacts,
     FirstDivergence,
     KnownDifference,
+    RegimeFacts,
     Result,
     Series,
     SideFacts,
@@ -88,6 +89,7 @@ def test_every_optional_part_survives_the_way_there_and_back() -> None:
         warnings=("one GPU is shared",),
         compared={"gradient": {"how": "full", "tensors": 12}},
         worst={"loss": {"max_rel": 1e-7, "step": 3}},
+        regimes=(RegimeFacts("tiny", 50, False, 0.98, 49, "fc.bias", ("rmsprop_formula",)),),
         first_divergence=FirstDivergence(2, "gradient", "fc.weight", None, reason="missing in paddle"),
         series=Series((0.5, None), (0.5,), ((1.0,), None), ()),
     )
@@ -96,7 +98,7 @@ def test_every_optional_part_survives_the_way_there_and_back() -> None:
 
 def test_empty_optional_parts_are_left_out() -> None:
     written = to_json(_diverged())
-    assert not {"findings", "warnings", "compared", "worst", "error"} & set(written)
+    assert not {"findings", "warnings", "compared", "worst", "regimes", "error"} & set(written)
     assert "reason" not in written["first_divergence"]
 
 

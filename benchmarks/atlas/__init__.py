@@ -1,0 +1,1 @@
+"""Measures every declared pairing of optimizers, schedules, clips and regularisers: ``python -m benchmarks.atlas``."""
