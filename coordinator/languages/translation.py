@@ -33,6 +33,9 @@ _LONGEST_JOINED = 800
 _MOST_KNOWN = 20_000
 _ENGLISH = re.compile(r"(?<![\w./=(])[a-z]{2,}(?![\w./=(])")
 _SURE_LETTERS = 10
+_UNBROKEN = r"(?:\[[^\[\]]*\]|[^\[])*?"
+"""What fills a place if it can: an index such as ``[16, 17]`` is in it as a whole or not at all."""
+
 _chosen: list[str | None] = [None]
 
 
@@ -160,21 +163,24 @@ class _Template:
         self._english, self._other = english, other
         literals = _PLACE.split(english)[::2]
         self._longest = max(literals, key=len)
-        self._pattern: re.Pattern[str] | None = None
+        self._patterns: tuple[re.Pattern[str], ...] = ()
         self.weight = sum(map(str.isalpha, "".join(literals)))
 
     def match(self, text: str) -> list[str] | None:
         """Return what stands in the places of ``text``, by number, or None if the text is another one."""
         if self._longest not in text:
             return None
-        if self._pattern is None:
-            parts = _PLACE.split(self._english)
-            body = "".join(f"(?P<p{part}>.*?)" if odd % 2 else re.escape(part) for odd, part in enumerate(parts))
-            self._pattern = re.compile(body, re.DOTALL)
-        found = self._pattern.fullmatch(text)
+        if not self._patterns:
+            self._patterns = tuple(self._compile(place) for place in (_UNBROKEN, ".*?"))
+        found = next(filter(None, (pattern.fullmatch(text) for pattern in self._patterns)), None)
         if found is None:
             return None
         return [found[f"p{number}"] for number in range(len(found.groupdict()))]
+
+    def _compile(self, place: str) -> re.Pattern[str]:
+        parts = _PLACE.split(self._english)
+        body = "".join(f"(?P<p{part}>{place})" if odd % 2 else re.escape(part) for odd, part in enumerate(parts))
+        return re.compile(body, re.DOTALL)
 
     def fill(self, parts: list[str]) -> str:
         return _PLACE.sub(lambda place: parts[int(place[1])], self._other)

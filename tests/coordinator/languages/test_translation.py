@@ -97,6 +97,14 @@ def test_what_is_filled_in_is_translated_too() -> None:
     assert found.translate("nothing of the kind") == "nothing of the kind"
 
 
+def test_an_index_stays_whole_where_a_comma_follows_it() -> None:
+    messages = Catalogue({"departs by {0} at {1}, {2} times what rounding may do": "偏离 {0}（位于 {1}），舍入的 {2} 倍"})
+    assert messages.translate("departs by 2e-06 at [16, 17], 59.8 times what rounding may do") == (
+        "偏离 2e-06（位于 [16, 17]），舍入的 59.8 倍"
+    )
+    assert messages.translate("departs by 2e-06 at [16, 59.8 times what rounding may do") == "偏离 2e-06（位于 [16），舍入的 59.8 倍"
+
+
 def test_a_users_traceback_is_left_as_it_is() -> None:
     trace = 'Traceback (most recent call last):\n  File "a.py", line 1, in build\nKeyError: lr at 3, and more in x'
     shown = catalogue("zh", "errors").translate(f"the torch side failed in phase build: boom\n{trace}")
