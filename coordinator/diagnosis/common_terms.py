@@ -138,18 +138,18 @@ SILENT_MODULE_KEYS = words(
 )
 """What shows in shapes, in names or not at all."""
 
-SCHEDULER_ARGUMENTS: Mapping[str, str] = {
-    "StepLR": "step_size gamma",
-    "MultiStepLR": "milestones gamma",
-    "ExponentialLR": "gamma",
-    "ConstantLR": "factor total_iters",
-    "LinearLR": "start_factor end_factor total_iters",
-    "PolynomialLR": "total_iters power paddle.end_lr paddle.cycle",
-    "CosineAnnealingLR": "T_max eta_min",
-    "CosineAnnealingWarmRestarts": "T_0 T_mult eta_min",
-    "OneCycleLR": "total_steps pct_start anneal_strategy three_phase min_lr",
-    "CyclicLR": "max_lr step_size_up step_size_down mode",
-    "ReduceLROnPlateau": "mode factor patience threshold threshold_mode cooldown",
+SCHEDULER_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "StepLR": ("step_size", "gamma"),
+    "MultiStepLR": ("milestones", "gamma"),
+    "ExponentialLR": ("gamma",),
+    "ConstantLR": ("factor", "total_iters"),
+    "LinearLR": ("start_factor", "end_factor", "total_iters"),
+    "PolynomialLR": ("total_iters", "power", "paddle.end_lr", "paddle.cycle"),
+    "CosineAnnealingLR": ("T_max", "eta_min"),
+    "CosineAnnealingWarmRestarts": ("T_0", "T_mult", "eta_min"),
+    "OneCycleLR": ("total_steps", "pct_start", "anneal_strategy", "three_phase", "min_lr"),
+    "CyclicLR": ("max_lr", "step_size_up", "step_size_down", "mode"),
+    "ReduceLROnPlateau": ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown"),
 }
 """Arguments of a schedule that mean the same on both sides once declared; one that is not declared is at its default."""
 

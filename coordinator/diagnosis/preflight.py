@@ -150,7 +150,7 @@ def _class(scheduler: SchedulerSpec | None) -> str | None:
 
 
 def _scheduler_arguments(ours: SchedulerSpec, theirs: SchedulerSpec) -> Iterator[Finding]:
-    for key in SCHEDULER_ARGUMENTS.get(ours.type, "").split():
+    for key in SCHEDULER_ARGUMENTS.get(ours.type, ()):
         argument = schedule_argument(ours.type, key)
         default = neutral(argument) if key.startswith("paddle.") else torch_default(argument)
         torch_value = ours.hyperparameters.get(key, default)

@@ -120,14 +120,15 @@ def _sentences(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.expr) and node not in skipped:
             text = message_of(node)
-            if text is not None and " " in text and _WORDS.search(text) and not _is_list_of_names(text):
+            if text is not None and " " in text and _WORDS.search(text) and not _is_data(text):
                 yield text
 
 
-def _is_list_of_names(text: str) -> bool:
-    """Say whether ``text`` is data: names of arguments or classes in a row."""
+def _is_data(text: str) -> bool:
+    """Say whether ``text`` is code, or names of arguments or classes in a row."""
     words = text.split(" ")
-    return len(words) > 2 and all(word.isidentifier() for word in words) and any(map(_looks_like_code, words))
+    is_names = len(words) > 2 and all(word.isidentifier() for word in words) and any(map(_looks_like_code, words))
+    return is_names or "\ndef " in text
 
 
 def _looks_like_code(word: str) -> bool:
