@@ -46,9 +46,19 @@ def commands() -> Iterator[tuple[str, str]]:
         for block in blocks(page):
             if block.language in ("bash", "", "text", "yaml"):
                 lines += [(block.line + number, line) for number, line in enumerate(block.text.splitlines(), 1)]
-        for number, line in lines:
+        for number, line in joined(lines):
             text = re.sub(r"^\s*(\$|- run:) ", "", line)
             yield f"{name_of(page)}:{number}", text.split("  ")[0].split(" #")[0].strip()
+
+
+def joined(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Join a line that ends with a backslash to the next."""
+    whole = ""
+    for number, line in lines:
+        whole += line.removesuffix("\\")
+        if not line.endswith("\\"):
+            yield number, whole
+            whole = ""
 
 
 def stepalign_commands() -> list[Any]:
