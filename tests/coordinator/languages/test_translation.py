@@ -102,7 +102,8 @@ def test_an_index_stays_whole_where_a_comma_follows_it() -> None:
     assert messages.translate("departs by 2e-06 at [16, 17], 59.8 times what rounding may do") == (
         "偏离 2e-06（位于 [16, 17]），舍入的 59.8 倍"
     )
-    assert messages.translate("departs by 2e-06 at [16, 59.8 times what rounding may do") == "偏离 2e-06（位于 [16），舍入的 59.8 倍"
+    broken = messages.translate("departs by 2e-06 at [16, 59.8 times what rounding may do")
+    assert broken == "偏离 2e-06（位于 [16），舍入的 59.8 倍"
 
 
 def test_a_users_traceback_is_left_as_it_is() -> None:
