@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,9 @@ def private_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(private_temporary_folder: Path) -> Iterator[None]:
-    """Fail a test that leaves a process, a thread, an open file, a temporary folder or a socket file behind."""
+    """Fail a test that leaves a process, a thread, an open file (memory without a name too), shared memory, a temporary folder
+    or a socket file behind.
+    """
     before = Belongings.now(private_temporary_folder)
     yield
     deadline = time.monotonic() + GRACE_S
@@ -95,11 +97,16 @@ class Belongings:
     threads: frozenset[threading.Thread]
     open_files: Mapping[int, str]
     temporary: frozenset[str]
+    shared_memory: frozenset[str]
 
     @staticmethod
     def now(folder: Path) -> Belongings:
         return Belongings(
-            frozenset(_processes()), frozenset(threading.enumerate()), _open_files(), frozenset(_temporary(folder))
+            frozenset(_processes()),
+            frozenset(threading.enumerate()),
+            _open_files(),
+            frozenset(_temporary(folder)),
+            frozenset(_shared_memory()),
         )
 
     def since(self, before: Belongings) -> list[str]:
@@ -114,6 +121,7 @@ class Belongings:
                 if before.open_files.get(number) != target
             ]
             + [f"temporary {path}" for path in sorted(self.temporary - before.temporary)]
+            + [f"shared memory {path}" for path in _ownerless(self.shared_memory - before.shared_memory)]
         )
 
 
@@ -153,6 +161,29 @@ def _temporary(folder: Path) -> Iterator[str]:
                 yield str(path)
         except OSError:
             continue
+
+
+def _shared_memory() -> Iterator[str]:
+    if os.path.isdir("/dev/shm"):
+        yield from (f"/dev/shm/{name}" for name in os.listdir("/dev/shm"))
+
+
+def _ownerless(paths: Collection[str]) -> list[str]:
+    """Leave out what another program of this machine holds: a process that this session did not start."""
+    if not paths:
+        return []
+    ours = {os.getpid(), *(pid for pid, _ in _processes())}
+    used = "".join(_mapped(int(entry)) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) not in ours)
+    return [path for path in sorted(paths) if path not in used and os.path.exists(path)]
+
+
+def _mapped(pid: int) -> str:
+    """Return the files that a process has mapped or open; nothing of one that is gone."""
+    try:
+        opened = [os.readlink(f"/proc/{pid}/fd/{entry}") for entry in os.listdir(f"/proc/{pid}/fd")]
+        return "\n".join((Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace"), *opened))
+    except OSError:
+        return ""
 
 
 def _start_zmq_garbage_collector() -> None:

@@ -32,16 +32,11 @@ _FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 
 
-_PRIVATE = "stepalign-run-"
-"""How the coordinator's private folder begins."""
-
-
 def stand(pipe: int, status_path: str) -> None:
     """Return in the worker, a new process that leads a session; the calling process stays behind as its guard.
 
     ``pipe`` is the lifeline's reading end: when it is hung up or written to, the worker and all that it started end.
-    SIGTERM and SIGUSR1 to the guard go to the worker. The status page lies in the coordinator's private folder, which is
-    deleted if the coordinator died without doing so.
+    SIGTERM and SIGUSR1 to the guard go to the worker.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     before = {number: signal.getsignal(number) for number in (*_FORWARDED, *_IGNORED, signal.SIGCHLD)}
@@ -85,12 +80,12 @@ def stand(pipe: int, status_path: str) -> None:
     _prctl(_PR_SET_NAME, b"stepalign-guard")
     worker.append(pid)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-    _watch(pid, pipe, parent, waking, worker, os.path.dirname(status_path))
+    _watch(pid, pipe, parent, waking, worker)
 
 
-def _watch(pid: int, pipe: int, parent: List[int], waking: int, worker: List[int], private: str) -> NoReturn:
+def _watch(pid: int, pipe: int, parent: List[int], waking: int, worker: List[int]) -> NoReturn:
     """Wait for the end of the worker, or of whoever wants it, and leave as the worker did."""
-    status, forsaken = 1 << 8, False
+    status = 1 << 8
     try:
         poll = select.poll()
         for descriptor in (pipe, *parent, waking):
@@ -99,7 +94,6 @@ def _watch(pid: int, pipe: int, parent: List[int], waking: int, worker: List[int
         while found is None:
             ready = dict(poll.poll())
             if pipe in ready or not ready.keys().isdisjoint(parent):
-                forsaken = not ready.get(pipe, 0) & select.POLLIN
                 os.kill(pid, signal.SIGKILL)
                 found = os.waitpid(pid, 0)[1]
             elif waking in ready:
@@ -110,8 +104,6 @@ def _watch(pid: int, pipe: int, parent: List[int], waking: int, worker: List[int
     finally:
         worker.clear()
         _end_children()
-        if forsaken:
-            _delete(private)
         _leave_as(status)
 
 
@@ -161,16 +153,6 @@ def _children_among_all(own: int) -> List[int]:
             if int(file.read().rpartition(b")")[2].split()[1]) == own:
                 found.append(int(entry))
     return found
-
-
-def _delete(private: str) -> None:
-    """Delete a private folder, which holds files and a socket; whatever else bears that name is left alone."""
-    if not os.path.basename(private).startswith(_PRIVATE):
-        return
-    with contextlib.suppress(OSError):
-        for name in os.listdir(private):
-            os.unlink(os.path.join(private, name))
-        os.rmdir(private)
 
 
 def _leave_as(status: int) -> NoReturn:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.faults.cell import Cell, Expected, Running, Scene
 
 
@@ -92,6 +94,13 @@ def few_descriptors(scene: Scene, most: int) -> None:
     scene.limits[resource.RLIMIT_NOFILE] = most
 
 
+def data_beyond_memory(scene: Scene) -> None:
+    """Let the data be larger than the address space that a process of the run may have."""
+    rows = 10 << 20
+    np.savez_compressed(scene.folder / "case" / "data.npz", x=np.zeros((rows, 2)), y=np.zeros((rows, 3)))
+    scene.limits[resource.RLIMIT_AS] = 300 << 20
+
+
 def jumping_clock(scene: Scene) -> None:
     """Have this machine's wall clock jump for every Python process of the run: an hour on and back at each look."""
     site = scene.folder / "clock"
@@ -170,6 +179,7 @@ def machine() -> Iterator[Cell]:
     for most in (8, 12, 16, 24):
         message, prepare = "[Tt]oo many open files.*ulimit -n", partial(few_descriptors, most=most)
         yield machine_cell(f"{most} open files", "start", 3, message, prepare, kept=False)
+    yield machine_cell("data beyond memory", "start", 3, "gave the coordinator no more memory", data_beyond_memory)
     yield machine_cell("another run in the folder", "start", 2, "found a run's files", same_folder, kept=False)
 
 

@@ -21,7 +21,11 @@ _GROUPS = {
     "lies": ("A worker lies", "A lie in numbers is a divergence, one in form ends the conversation."),
     "babbles": ("A worker is a nuisance", "What it does beside its work, and whether the run goes on."),
     "coordinator": ("The coordinator is ended", "While a worker is inside native code, unless said."),
-    "machine": ("The machine refuses", "What is full, forbidden, narrow or odd."),
+    "machine": (
+        "The machine refuses",
+        "What is full, forbidden, narrow or odd. One environment made twice at once is tried in\n"
+        "`tests/coordinator/environments/test_managed.py`: the second waits, and takes what the first has made.",
+    ),
 }
 _INTRODUCTION = """\
 # Faults

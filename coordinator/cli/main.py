@@ -50,7 +50,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except BrokenPipeError:
         _forget_output()
         return 141
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         from stepalign.coordinator.processes.machine_trouble import machine_trouble
 
         failure = machine_trouble(error)

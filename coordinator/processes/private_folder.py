@@ -1,7 +1,8 @@
 """The folder of a session's socket and payload: private, short-lived, and gone even after a SIGKILL.
 
 It is deleted as soon as the workers no longer need its names: connections and mapped files outlive them. Of an owner that
-died before that, a worker's guard deletes it, or else the next session: its lock is free then.
+died before that, a small process that waits for it deletes it; where that was killed too, the next session does: the
+owner's lock is free then.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
+from typing import Optional
 
 from stepalign.protocol.sockets import MAX_IPC_PATH_BYTES
 
@@ -19,6 +22,9 @@ _LOCK = "owner"
 SOCKET_NAME = "s"
 _RANDOM_LENGTH = 8
 """What `tempfile` puts behind a prefix."""
+
+_DELETE_UNLESS_TOLD = 'read -r _ || rm -rf -- "$1"'
+"""For a shell: its input ends without a line where its parent was killed."""
 
 
 class PrivateFolder:
@@ -34,6 +40,7 @@ class PrivateFolder:
             if (self.path / _LOCK).exists():
                 break
             os.close(self._lock)  # a sweep of another session was quicker than our lock
+        self._heir = _start_heir(self.path)
 
     def remove(self) -> None:
         """Delete the folder and all names in it; may be called twice."""
@@ -41,6 +48,8 @@ class PrivateFolder:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
             self._lock = -1
+            if self._heir is not None:
+                self._heir.communicate(b"\n")
 
 
 def _short_parent() -> Path:
@@ -51,6 +60,21 @@ def _short_parent() -> Path:
         if len(os.fsencode(longest)) <= MAX_IPC_PATH_BYTES and os.access(parent, os.W_OK | os.X_OK):
             return parent
     return chosen
+
+
+def _start_heir(folder: Path) -> Optional[subprocess.Popen[bytes]]:
+    """Start what deletes ``folder`` once this process is gone; None where the system refuses one more process."""
+    try:
+        return subprocess.Popen(
+            ["/bin/sh", "-c", _DELETE_UNLESS_TOLD, "stepalign-heir", str(folder)],
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        return None
 
 
 def sweep(parent: Path) -> None:

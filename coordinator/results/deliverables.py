@@ -9,6 +9,7 @@ from typing import Callable, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from stepalign.coordinator.processes.machine_trouble import machine_trouble
 from stepalign.coordinator.report import write_report
 from stepalign.coordinator.results.records import write_json
 from stepalign.coordinator.results.reprod_npy import write_reprod_npy
@@ -27,6 +28,8 @@ def attempt(*writers: Callable[[], None]) -> Optional[StepalignError]:
             write()
         except StepalignError as error:
             first = first or error
+        except MemoryError as error:
+            first = first or machine_trouble(error)
     return first
 
 

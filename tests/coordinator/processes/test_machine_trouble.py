@@ -5,13 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import zmq
 
+from stepalign.coordinator.cli import main as command_line
 from stepalign.coordinator.processes.machine_trouble import machine_trouble, require_open_files
 from stepalign.coordinator.processes.private_folder import PrivateFolder
+from stepalign.coordinator.results.deliverables import attempt
 from stepalign.protocol.errors import EnvironmentFailure
 
 
@@ -28,6 +35,24 @@ from stepalign.protocol.errors import EnvironmentFailure
 def test_a_refusal_says_what_to_do(error: OSError, message: str) -> None:
     failure = machine_trouble(error)
     assert message in str(failure) and failure.exit_code == 3
+
+
+def no_memory(*arguments: object) -> None:
+    raise MemoryError
+
+
+def test_memory_that_is_refused_anywhere_is_no_mistake_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command_line, "importlib", SimpleNamespace(import_module=no_memory))
+    code = command_line.main(["report", "run"])
+    assert code == 3 and "gave the coordinator no more memory. Free some" in capsys.readouterr().err
+
+
+def test_a_file_for_which_memory_is_refused_does_not_keep_the_others_from_being_written() -> None:
+    written: list[int] = []
+    failure = attempt(no_memory, lambda: written.append(1))
+    assert written and "no more memory" in str(failure)
 
 
 def test_too_few_open_files_are_told_before_anything_is_started() -> None:
@@ -65,3 +90,33 @@ def test_a_private_folder_is_nobody_elses_and_its_socket_fits_the_kernel(
     finally:
         private.remove()
     assert not private.path.exists()
+
+
+HOLDS_A_FOLDER = """
+import sys
+from pathlib import Path
+from stepalign.coordinator.processes.private_folder import PrivateFolder
+private = PrivateFolder()
+(private.path / "below").mkdir()
+(private.path / "below" / "file").touch()
+print(private.path, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_private_folder_of_a_killed_owner_is_deleted_where_no_worker_runs(
+    tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    other = tmp_path / "stepalign-run-other"
+    other.mkdir()
+    owner = subprocess.Popen(
+        [sys.executable, "-c", HOLDS_A_FOLDER],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    with owner:
+        assert owner.stdout is not None
+        folder = Path(owner.stdout.readline().rstrip())
+        assert (folder / "below" / "file").exists() and folder.parent == tmp_path
+        owner.kill()
+    wait_until(lambda: not folder.exists())
+    assert other.exists()
