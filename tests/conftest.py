@@ -89,6 +89,13 @@ def nothing_left_behind(private_temporary_folder: Path) -> Iterator[None]:
         pytest.fail("left behind:\n  " + "\n  ".join(left))
 
 
+@pytest.fixture
+def list_left(private_temporary_folder: Path) -> Callable[[], list[str]]:
+    """Return what lists all that came to be since, as the check after every test sees it."""
+    before = Belongings.now(private_temporary_folder)
+    return lambda: Belongings.now(private_temporary_folder).since(before)
+
+
 @dataclass(frozen=True)
 class Belongings:
     """What this process has, and what was started by it."""

@@ -141,3 +141,16 @@ def test_a_secret_of_the_command_line_is_not_kept() -> None:
 def test_passwords_in_urls_are_not_shown() -> None:
     shown = without_credentials("pip install --extra-index-url=https://me:secret@index.example/simple torch==2.13.0")
     assert shown == "pip install --extra-index-url=https://***@index.example/simple torch==2.13.0"
+
+
+def test_the_check_after_every_test_sees_memory_with_and_without_a_name(list_left: Callable[[], list[str]]) -> None:
+    name = Path("/dev/shm") / f"forgotten-{os.getpid()}"
+    nameless = os.memfd_create("forgotten")
+    try:
+        name.write_bytes(b"x")
+        left = "\n".join(list_left())
+        assert f"shared memory {name}" in left and "memfd:forgotten" in left
+    finally:
+        name.unlink()
+        os.close(nameless)
+    assert list_left() == []

@@ -9,13 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import zmq
 
-from stepalign.coordinator.cli import main as command_line
 from stepalign.coordinator.processes.machine_trouble import machine_trouble, require_open_files
 from stepalign.coordinator.processes.private_folder import PrivateFolder
 from stepalign.coordinator.results.deliverables import attempt
@@ -41,12 +39,21 @@ def no_memory(*arguments: object) -> None:
     raise MemoryError
 
 
-def test_memory_that_is_refused_anywhere_is_no_mistake_of_ours(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(command_line, "importlib", SimpleNamespace(import_module=no_memory))
-    code = command_line.main(["report", "run"])
-    assert code == 3 and "gave the coordinator no more memory. Free some" in capsys.readouterr().err
+REFUSES_MEMORY = """
+import sys
+from types import SimpleNamespace
+from stepalign.coordinator.cli.main import main
+def refuse(*arguments):
+    raise MemoryError
+sys.modules["stepalign.coordinator.cli.main"].importlib = SimpleNamespace(import_module=refuse)
+sys.exit(main(["report", "run"]))
+"""
+
+
+def test_memory_that_is_refused_anywhere_is_no_mistake_of_ours() -> None:
+    done = subprocess.run([sys.executable, "-c", REFUSES_MEMORY], capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert "stepalign: this machine gave the coordinator no more memory. Free some" in done.stderr
 
 
 def test_a_file_for_which_memory_is_refused_does_not_keep_the_others_from_being_written() -> None:
