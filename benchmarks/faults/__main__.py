@@ -55,13 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.show:
                 print(observed.output)
             if options.write and len(seen) % _WRITTEN_EVERY == 0:
-                write_page(options.write, seen, (time.monotonic() - started) / 60)
+                write_page(options.write, seen, (time.monotonic() - started) / 60, len(select()))
     wrong = [observed for observed in seen if observed.problems]
     minutes = (time.monotonic() - started) / 60
     skipped = sum(bool(observed.skipped) for observed in seen)
     print(f"{len(seen)} cells in {minutes:.1f} min, {skipped} skipped, {len(wrong)} not as they must be")
     if options.write:
-        write_page(options.write, seen, minutes)
+        write_page(options.write, seen, minutes, len(select()))
     return 1 if wrong else 0
 
 

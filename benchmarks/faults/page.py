@@ -62,9 +62,9 @@ def row(seen: Observed) -> str:
     return f"{seen.cell.name}: {what}: {_cut(seen.message)}"
 
 
-def write_page(path: Path, seen: Sequence[Observed], minutes: float) -> None:
-    """Write the page."""
-    lines = [_INTRODUCTION + _measured(seen, minutes)]
+def write_page(path: Path, seen: Sequence[Observed], minutes: float, cells: int) -> None:
+    """Write the page; where fewer than all ``cells`` were run, it says how many were not."""
+    lines = [_INTRODUCTION + _measured(seen, minutes, cells)]
     for group, members in groupby(seen, key=lambda item: item.cell.group):
         title, text = _GROUPS[group]
         lines += [f"## {title}", "", text, "", *_table(list(members)), ""]
@@ -77,12 +77,14 @@ def _facts() -> dict[str, str]:
     return machine_facts()
 
 
-def _measured(seen: Sequence[Observed], minutes: float) -> str:
+def _measured(seen: Sequence[Observed], minutes: float, cells: int) -> str:
     facts = _facts()
     wrong, skipped = sum(bool(item.problems) for item in seen), sum(bool(item.skipped) for item in seen)
     named = ("processor", "cores", "load", "kernel", "coordinator", "torch", "paddle")
     told = "; ".join(f"{name}: {facts[name]}" for name in named)
     count = f"{len(seen)} rows in {minutes:.1f} minutes, {skipped} skipped, {wrong} not as they must be."
+    if len(seen) < cells:
+        count += f" Of {cells} rows {cells - len(seen)} were not run, and are not here."
     return f"Written on {datetime.date.today().isoformat()} by stepalign {stepalign.__version__}. {count}\n{told}.\n"
 
 
