@@ -204,6 +204,7 @@ def _time_of(note: Path, otherwise: float) -> float:
 
 def _limit(scene: Scene) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and what is started inherits that
     for what, most in scene.limits.items():
         resource.setrlimit(what, (most, most))
 

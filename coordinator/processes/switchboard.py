@@ -110,7 +110,13 @@ class Switchboard:
             send(self._router, message, role, self._memories.get(role))
         except zmq.ZMQError as error:
             self._raise_if_dead([role])
-            raise WorkerFailure(f"the {role} worker cannot be reached: {error}") from None
+            status = self._workers[role].status()
+            where = status.phase + ("" if status.step is None else f" of step {status.step}")
+            message = (
+                f"the {role} worker cannot be reached, yet runs on: {error}. It is in phase {where}. "
+                f"A script may close only the files that it opened"
+            )
+            raise note_fault(WorkerFailure(message), role, status.phase, status.step) from None
 
     def room_bytes(self, role: str) -> Optional[int]:
         """Return how much room is left in the memory that a worker shares, its fragments together; None without any."""

@@ -285,6 +285,18 @@ def test_a_worker_that_closes_what_it_inherited_is_found_dead_or_hung(stage: Any
         drive_after_greeting(stage, make_case(), 2)
 
 
+def test_a_worker_that_closed_its_connection_is_told_with_its_step(stage: Any, make_case: Any, wait_until: Any) -> None:
+    stage.start(fault="forward=close_files")
+    board = stage.switchboard
+    board.greet(LONG_S)
+    board.ask({"torch": configure(make_case())}, messages.Ready, LONG_S, "build")
+    weights = board.ask({"torch": messages.SendWeights()}, messages.Weights, LONG_S, "weights")["torch"].tensors
+    batch = messages.Batch(0, dict(x=weights["fc.weight"], y=weights["fc.weight"] @ weights["fc.weight"].T))
+    with pytest.raises(WorkerFailure, match="yet runs on: .* in phase forward of step 0") as failure:
+        wait_until(lambda: board.send("torch", batch))
+    assert failure.value.fault == {"side": "torch", "phase": "forward", "step": 0, "signal": None}  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("fault", ["afterStepResult=raise", "afterStepResult=garbage"])
 def test_a_message_before_a_fault_is_given_before_the_fault_is_raised(stage: Any, make_case: Any, fault: str) -> None:
     worker = stage.start(fault=fault)
