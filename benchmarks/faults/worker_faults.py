@@ -168,9 +168,9 @@ def nuisances() -> Iterator[Cell]:
     for side in SIDES:
         for action in ("daemon_and_go", "flood"):
             yield Cell("babbles", action, "step", fine, workers="real", **{side: f"forward:3={action}"})
+    closed = "torch worker (gave no answer|cannot be reached, yet runs on).* phase forward of step 3"
     yield Cell(
-        "babbles", "close_files", "step", Expected(3, "torch worker (gave no answer|cannot be reached, yet runs on).*phase forward of step 3", 12.0),
-        torch="forward:3=close_files", toml=DEADLINES,
+        "babbles", "close_files", "step", Expected(3, closed, 12.0), torch="forward:3=close_files", toml=DEADLINES,
     )  # fmt: skip
     # The child goes on as if it were the worker; only the worker itself may speak.
     yield Cell("babbles", "fork_and_return", "build", fine, torch="build=fork_and_return", toml=DEADLINES)

@@ -112,11 +112,11 @@ class Switchboard:
             self._raise_if_dead([role])
             status = self._workers[role].status()
             where = status.phase + ("" if status.step is None else f" of step {status.step}")
-            message = (
+            failure = WorkerFailure(
                 f"the {role} worker cannot be reached, yet runs on: {error}. It is in phase {where}. "
                 f"A script may close only the files that it opened"
             )
-            raise note_fault(WorkerFailure(message), role, status.phase, status.step) from None
+            raise note_fault(failure, role, status.phase, status.step) from None
 
     def room_bytes(self, role: str) -> Optional[int]:
         """Return how much room is left in the memory that a worker shares, its fragments together; None without any."""
