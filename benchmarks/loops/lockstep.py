@@ -37,11 +37,12 @@ def rss_bytes(which: str = "VmRSS") -> int:
 
 def workers() -> list[int]:
     """Return the workers that run: each is the child of its guard, which this process started."""
-    guards = _children("self")
-    return [worker for guard in guards for worker in _children(guard)]
+    guards = children("self")
+    return [worker for guard in guards for worker in children(guard)]
 
 
-def _children(pid: int | str) -> list[int]:
+def children(pid: int | str) -> list[int]:
+    """Return the processes that a running process started and that have not ended."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text(encoding="ascii").split()]
 

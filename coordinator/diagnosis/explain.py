@@ -124,7 +124,7 @@ def _from_finite_numbers(evidence: Evidence, failure: Comparison, located: Optio
         return _from_weights(evidence)
     if kind == "lr":
         pairs = [(ours, theirs) for ours, theirs, _ in pair_groups(evidence.names, evidence.torch, evidence.paddle)]
-        return explain_rates(evidence.record.rates[0], evidence.record.rates[1], pairs)
+        return explain_rates(list(evidence.record.rates[0]), list(evidence.record.rates[1]), pairs)
     if kind in ("loss", "gradient", "activation"):
         return _from_forward_and_backward(evidence, failure, located)
     if kind in ("optimizer_state", "parameter"):

@@ -79,14 +79,14 @@ def _modules(run: Run, names: NameMap) -> List[Dict[str, str]]:
 
 
 def _loss_noise(run: Run) -> List[Tuple[int, float]]:
-    return sorted(run.noise.steps.get(("loss", "loss"), {}).items()) if run.noise is not None else []
+    return run.noise.of("loss", "loss") if run.noise is not None else []
 
 
 def _first_failure(run: Run, names: NameMap) -> Optional[Dict[str, Any]]:
     """Return the details of the first step that has a failure: its worst tensors, each with its differences."""
-    if not run.record.failures:
+    judgement = run.record.failures.first
+    if judgement is None:
         return None
-    judgement = run.record.failures[0]
     pair = run.record.pairs.get(judgement.step)
     items = [item for item in judgement.comparisons if item.measures is not None and item.measures.count > 1]
     tensors = []

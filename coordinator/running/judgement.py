@@ -95,7 +95,7 @@ def _clipped(run: Run, failure: Comparison, located: Optional[Located], watcher:
     assert run.crew is not None and run.session is not None and run.batches is not None
     run.record.known.setdefault((known.code, known.torch_name), known)
     watcher.phase("replaying the other steps whose losses differ")
-    failures = [item for judgement in run.record.failures for item in judgement.comparisons]
+    failures = list(run.record.failures.comparisons())
     beyond = first_beyond_clipping(
         run.case, run.crew, run.folder, run.session.names, failure, failures, run.batches, watcher.tick
     )
@@ -106,13 +106,13 @@ def _clipped(run: Run, failure: Comparison, located: Optional[Located], watcher:
 
 
 def _first_unexplained(run: Run, watcher: Watcher) -> Optional[Comparison]:
-    failures = [item for judgement in run.record.failures for item in judgement.comparisons]
-    if not failures:
+    first = run.record.first_failure()
+    if first is None:
         return None
-    if beyond_noise(failures[0]) or run.crew is None or run.session is None or run.batches is None:
-        return failures[0]
+    if beyond_noise(first) or run.crew is None or run.session is None or run.batches is None:
+        return first
     watcher.phase("measuring rounding noise: torch against itself")
-    last = max(item.step for item in failures)
+    last = max(judgement.step for judgement in run.record.failures)
     last = min(last + steps_ahead(last), run.case.steps - 1) + 1
     try:
         noise = measure_noise(run.case, run.crew, run.folder, run.session.names, last, run.batches, watcher.tick)
@@ -120,12 +120,12 @@ def _first_unexplained(run: Run, watcher: Watcher) -> Optional[Comparison]:
         raise
     except StepalignError as error:
         run.warnings.append(f"rounding noise could not be measured, so the tolerances stand alone: {error}")
-        return failures[0]
+        return first
     run.noise = noise
-    unexplained, blinded = weigh(failures, noise)
+    unexplained, blinded = weigh(run.record.failures.comparisons(), noise)
     if unexplained is None:
         run.inconclusive = blinded is not None
-        run.warnings.append(describe_noise(failures[0], noise, blinded))
+        run.warnings.append(describe_noise(first, noise, blinded))
     return unexplained
 
 

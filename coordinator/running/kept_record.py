@@ -69,8 +69,8 @@ def pack_record(record: Record) -> Tuple[Named, Dict[str, Any]]:
         "rate_passed": np.array(record.rate_passed, np.bool_),
     }
     for side in (0, 1):
-        arrays[f"losses{side}"] = np.array(record.losses[side])
-        arrays[f"rates{side}"] = np.array(record.rates[side], np.float64)
+        arrays[f"losses{side}"] = np.array(list(record.losses[side]))
+        arrays[f"rates{side}"] = np.array(list(record.rates[side]), np.float64)
         text = _SEPARATOR.join(record.batch_digests[side])
         arrays[f"digests{side}"] = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
     return arrays, {
@@ -86,11 +86,12 @@ def pack_record(record: Record) -> Tuple[Named, Dict[str, Any]]:
 def unpack_record(record: Record, arrays: Named, plain: Mapping[str, Any]) -> List[int]:
     """Put what `pack_record` gave into a fresh record; return the steps whose whole tensors it had."""
     for side in (0, 1):
-        record.losses[side][:] = [np.array(loss) for loss in arrays[f"losses{side}"]]
-        record.rates[side][:] = arrays[f"rates{side}"].tolist()
         text = arrays[f"digests{side}"].tobytes().decode("utf-8", "surrogateescape")
-        record.batch_digests[side][:] = text.split(_SEPARATOR)
-    record.drifts[:] = arrays["drifts"].tolist()
+        for loss, rates, digest in zip(arrays[f"losses{side}"], arrays[f"rates{side}"].tolist(), text.split(_SEPARATOR)):
+            record.losses[side].append(np.array(loss))
+            record.rates[side].append(rates)
+            record.batch_digests[side].append(digest)
+    record.drifts.extend(arrays["drifts"].tolist())
     record.loss_passed[:] = arrays["loss_passed"].tolist()
     record.rate_passed[:] = arrays["rate_passed"].tolist()
     record.seconds = (float(plain["seconds"][0]), float(plain["seconds"][1]))
@@ -98,15 +99,15 @@ def unpack_record(record: Record, arrays: Named, plain: Mapping[str, Any]) -> Li
     record.known.update({(item.code, item.torch_name): item for item in known})
     record.worst.update({item.kind: item for item in map(_comparison, plain["worst"])})
     record.counts.update(plain["counts"])
-    record.failures[:] = [
-        StepJudgement(
-            item["step"],
-            tuple(_comparison(each) for each in item["comparisons"]),
-            tuple(from_plain(KnownDifference, each) for each in item["known"]),
-            from_strict_number(item["drift"]),
+    for item in plain["failures"]:
+        record.failures.take(
+            StepJudgement(
+                item["step"],
+                tuple(_comparison(each) for each in item["comparisons"]),
+                tuple(from_plain(KnownDifference, each) for each in item["known"]),
+                from_strict_number(item["drift"]),
+            )
         )
-        for item in plain["failures"]
-    ]
     return list(plain["whole_steps"])
 
 

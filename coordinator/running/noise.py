@@ -8,9 +8,11 @@ can be said of it any more.
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Callable, Dict, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 import numpy as np
 
@@ -33,11 +35,42 @@ CONTROL_ROLE = "control"
 
 
 @dataclass
+class _Course:
+    """One number for each of some steps, in order (of several for a step the greatest), and the greatest up to there."""
+
+    steps: "array[int]" = field(default_factory=lambda: array("q"))
+    sizes: "array[float]" = field(default_factory=lambda: array("d"))
+    greatest: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def note(self, step: int, size: float) -> None:
+        if self.steps and self.steps[-1] == step:
+            self.sizes[-1] = max(size, self.sizes[-1])
+            self.greatest[-1] = max(self.greatest[-1], size)
+            return
+        self.steps.append(step)
+        self.sizes.append(size)
+        self.greatest.append(max(self.greatest[-1], size) if self.greatest else size)
+
+    def at(self, step: int) -> float:
+        place = bisect_right(self.steps, step)
+        return self.sizes[place - 1] if place and self.steps[place - 1] == step else 0.0
+
+    def greatest_up_to(self, step: int) -> float:
+        place = bisect_right(self.steps, step)
+        return self.greatest[place - 1] if place else 0.0
+
+
+@dataclass
 class Noise:
     """The greatest absolute difference of the control up to each step, by (kind, torch's canonical name)."""
 
-    steps: Dict[Tuple[str, str], Dict[int, float]] = field(default_factory=dict)
-    scales: Dict[Tuple[str, int], float] = field(default_factory=dict)
+    _courses: Dict[Tuple[str, str], _Course] = field(default_factory=dict)
+    _scales: Dict[str, _Course] = field(default_factory=dict)
+
+    def of(self, kind: str, name: str) -> List[Tuple[int, float]]:
+        """Return each step of the control and its greatest absolute difference there."""
+        course = self._courses.get((kind, name), _Course())
+        return list(zip(course.steps, course.sizes))
 
     def at(self, item: Comparison) -> float:
         """Return what the control showed for the same value up to the same step, or a little later.
@@ -45,7 +78,8 @@ class Noise:
         Noise grows exponentially where training is sensitive, and a port whose rounding is larger is ahead by a step.
         """
         last = item.step + steps_ahead(item.step)
-        return max((size for step, size in self.steps.get((item.kind, item.name), {}).items() if step <= last), default=0.0)
+        course = self._courses.get((item.kind, item.name))
+        return 0.0 if course is None else course.greatest_up_to(last)
 
     def explains(self, item: Comparison) -> bool:
         """Say whether rounding noise alone can be the reason that ``item`` failed."""
@@ -60,17 +94,17 @@ class Noise:
     def _size(self, item: Comparison) -> float:
         """Return the value's own size, or a part of the greatest of its kind: what is smaller is a sum that cancels."""
         own = 0.0 if item.measures is None else abs(item.measures.reference)
-        return max(own, _CANCELLED * self.scales.get((item.kind, item.step), 0.0))
+        return max(own, _CANCELLED * self._scales.get(item.kind, _Course()).at(item.step))
 
     def note(self, kind: str, name: str, step: int, reference: np.ndarray, control: np.ndarray) -> None:
-        """Record one pair of values."""
+        """Record one pair of values; steps come in order."""
         if reference.shape != control.shape or not reference.size:
             return
         with np.errstate(all="ignore"):
             size = float(np.max(np.abs(control.astype(np.float64) - reference)))
             scale = float(np.max(np.abs(reference)))
-        self.steps.setdefault((kind, name), {})[step] = size
-        self.scales[kind, step] = max(scale, self.scales.get((kind, step), 0.0))
+        self._courses.setdefault((kind, name), _Course()).note(step, size)
+        self._scales.setdefault(kind, _Course()).note(step, scale)
 
 
 def steps_ahead(step: int) -> int:
@@ -78,7 +112,7 @@ def steps_ahead(step: int) -> int:
     return 1 + step // 10
 
 
-def weigh(failures: Sequence[Comparison], noise: Noise) -> Tuple[Optional[Comparison], Optional[Comparison]]:
+def weigh(failures: Iterable[Comparison], noise: Noise) -> Tuple[Optional[Comparison], Optional[Comparison]]:
     """Return the first failure that noise does not explain, and the first at which noise has grown too large to tell.
 
     After the latter step only what noise cannot touch still counts.

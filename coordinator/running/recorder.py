@@ -1,20 +1,23 @@
 """Takes each step's pair as it comes: judges it, writes its line to steps.jsonl, keeps what the verdict will need.
 
 Runs on the comparing thread. What is kept does not grow with the model: series of numbers, failures by name, the worst
-measures of each kind; whole arrays only for the first few steps and the first step that failed.
+measures of each kind; whole arrays only for the first few steps and the first step that failed. A step costs some hundred
+bytes of series.
 """
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
-
-import numpy as np
 
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, nearness
 from stepalign.coordinator.comparison.judge import StepJudge
 from stepalign.coordinator.results.result import KnownDifference
 from stepalign.coordinator.running.difference_map import DifferenceMap
+from stepalign.coordinator.running.failures import Failures
+from stepalign.coordinator.running.noise import beyond_noise
+from stepalign.coordinator.running.series import ArraySeries, NumberSeries, TextSeries
 from stepalign.coordinator.sessions.lockstep import StepPair
 
 KEPT_STEPS = 3
@@ -26,16 +29,16 @@ _LISTED_FAILURES = 20
 class Record:
     """What one drive through the steps gave."""
 
-    losses: Tuple[List[np.ndarray], List[np.ndarray]] = field(default_factory=lambda: ([], []))
-    rates: Tuple[List[List[float]], List[List[float]]] = field(default_factory=lambda: ([], []))
-    batch_digests: Tuple[List[str], List[str]] = field(default_factory=lambda: ([], []))
+    losses: Tuple[ArraySeries, ArraySeries] = field(default_factory=lambda: (ArraySeries(), ArraySeries()))
+    rates: Tuple[NumberSeries, NumberSeries] = field(default_factory=lambda: (NumberSeries(), NumberSeries()))
+    batch_digests: Tuple[TextSeries, TextSeries] = field(default_factory=lambda: (TextSeries(), TextSeries()))
     seconds: Tuple[float, float] = (0.0, 0.0)
     known: Dict[Tuple[str, str], KnownDifference] = field(default_factory=dict)
     worst: Dict[str, Comparison] = field(default_factory=dict)
     counts: Dict[str, int] = field(default_factory=dict)
-    failures: List[StepJudgement] = field(default_factory=list)
+    failures: Failures = field(default_factory=lambda: Failures(beyond_noise))
     pairs: Dict[int, StepPair] = field(default_factory=dict)
-    drifts: List[float] = field(default_factory=list)
+    drifts: "array[float]" = field(default_factory=lambda: array("d"))
     loss_passed: List[bool] = field(default_factory=list)
     rate_passed: List[bool] = field(default_factory=list)
     batch_sizes: List[int] = field(default_factory=list)
@@ -49,7 +52,7 @@ class Record:
 
     def first_failure(self) -> Optional[Comparison]:
         """Return the first comparison that did not pass, in order of steps and then of causes."""
-        return self.failures[0].first_failure() if self.failures else None
+        return self.failures.first.first_failure() if self.failures.first is not None else None
 
 
 class Log(Protocol):
@@ -82,10 +85,9 @@ class Recorder:
         record = self.record
         sides = (pair.reference, pair.candidate)
         for number, side in enumerate(sides):
-            record.losses[number].append(np.array(side.loss))
-            record.rates[number].append(list(side.lr))
-            digests = record.batch_digests[number]
-            digests.append(digests[-1] if digests[-1:] == [side.batch_digest] else side.batch_digest)
+            record.losses[number].append(side.loss)
+            record.rates[number].append(side.lr)
+            record.batch_digests[number].append(side.batch_digest)
         record.seconds = (record.seconds[0] + sides[0].seconds, record.seconds[1] + sides[1].seconds)
         for difference in judgement.known:
             record.known.setdefault((difference.code, difference.torch_name), difference)
@@ -97,10 +99,9 @@ class Recorder:
         record.drifts.append(judgement.drift)
         record.loss_passed.append(all(item.passed for item in judgement.comparisons if item.kind == "loss"))
         record.rate_passed.append(all(item.passed for item in judgement.comparisons if item.kind == "lr"))
-        failed = judgement.first_failure() is not None
-        if failed:
-            record.failures.append(_without_passed(judgement))
-        self._keep(pair, failed and len(record.failures) == 1)
+        failed_before = record.failures.first is not None
+        record.failures.take(judgement)
+        self._keep(pair, record.failures.first is not None and not failed_before)
         if self._log is not None:
             self._log.append(step_line(pair, judgement))
         if self._resync and (pair.step + 1) % self._resync == 0:
@@ -161,12 +162,3 @@ def describe_comparison(item: Comparison) -> Dict[str, Any]:
     if item.reason:
         described["reason"] = item.reason
     return described
-
-
-def _without_passed(judgement: StepJudgement) -> StepJudgement:
-    return StepJudgement(
-        judgement.step,
-        tuple(item for item in judgement.comparisons if not item.passed),
-        judgement.known,
-        judgement.drift,
-    )

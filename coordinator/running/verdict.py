@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterable, Mapping, Optional
 
 import stepalign
 from stepalign.coordinator.cases.case import Case
@@ -30,7 +30,7 @@ def case_facts(case: Case) -> CaseFacts:
     return CaseFacts(case.name, case.steps, case.file.mode, case.file.dtype, case.file.seed)
 
 
-def side_facts(facts: Optional[WorkerFacts], digests: Sequence[str], extra: Mapping[str, Any]) -> Optional[SideFacts]:
+def side_facts(facts: Optional[WorkerFacts], digests: Iterable[str], extra: Mapping[str, Any]) -> Optional[SideFacts]:
     """Return what a worker proved to be, with the digests of the batches that it saw."""
     if facts is None:
         return None
