@@ -19,7 +19,8 @@ def test_a_correct_port_is_aligned_and_leaves_every_file_of_the_run_folder(tmp_p
     assert ended.result["steps_completed"] == 3
     assert ended.result["first_divergence"] is None
     assert {path.name for path in ended.folder.iterdir()} == {
-        "case.json", "details.json", "result.json", "report.html", "losses.md", "steps.jsonl", "torch.log", "paddle.log",
+        "case.json", "sides.json", "details.json", "result.json", "report.html", "losses.md", "steps.jsonl", "torch.log",
+        "paddle.log",
         "bp_align_torch.npy", "bp_align_paddle.npy", "bp_align_diff.log",
         "lr_align_torch.npy", "lr_align_paddle.npy", "scheduler_diff.log",
     }  # fmt: skip
