@@ -69,10 +69,9 @@ def pack_record(record: Record) -> Tuple[Named, Dict[str, Any]]:
         "rate_passed": np.array(record.rate_passed, np.bool_),
     }
     for side in (0, 1):
-        arrays[f"losses{side}"] = np.array(list(record.losses[side]))
-        arrays[f"rates{side}"] = np.array(list(record.rates[side]), np.float64)
-        text = _SEPARATOR.join(record.batch_digests[side])
-        arrays[f"digests{side}"] = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+        arrays[f"losses{side}"] = record.losses[side].stacked()
+        arrays[f"rates{side}"] = record.rates[side].stacked()
+        arrays[f"digests{side}"] = record.batch_digests[side].joined()
     return arrays, {
         "seconds": list(record.seconds),
         "known": [to_plain(item) for item in record.known.values()],

@@ -66,6 +66,13 @@ class StepSeries(Generic[T]):
             for number in range(run.count):
                 yield self._row(rows[number, ...])
 
+    def stacked(self) -> np.ndarray:
+        """Return all rows as one array, a row a step, in the dtype that holds them all; no object is made for a step.
+
+        Raises ValueError if the rows have different shapes.
+        """
+        return np.concatenate([run.rows() for run in self._runs]) if self._runs else np.zeros(0)
+
     def _array(self, row: T) -> np.ndarray:
         raise NotImplementedError
 
@@ -96,6 +103,11 @@ class NumberSeries(StepSeries[Sequence[float]]):
 
 class TextSeries(StepSeries[str]):
     """A short text a step, as digests are."""
+
+    def joined(self) -> np.ndarray:
+        """Return the bytes of all texts, a line feed between them, as uint8."""
+        lines = [np.pad(run.rows(), ((0, 0), (0, 1)), constant_values=ord("\n")).ravel() for run in self._runs]
+        return np.concatenate(lines)[:-1] if lines else np.zeros(0, np.uint8)
 
     def _array(self, row: str) -> np.ndarray:
         return np.frombuffer(row.encode("utf-8", "surrogateescape"), np.uint8)

@@ -54,3 +54,15 @@ def test_a_step_costs_little_more_than_its_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert held / 20_000 < 1.2 * (4 + 8 + 32)
+
+
+def test_all_rows_at_once_are_what_a_checkpoint_writes() -> None:
+    losses, rates, texts = ArraySeries(), NumberSeries(), TextSeries()
+    assert losses.stacked().shape == (0,) and texts.joined().size == 0
+    for step in range(3):
+        losses.append(np.array(step / 3, np.float32))
+        rates.append([step / 7, 1.0])
+        texts.append("ab" if step else "längér")
+    assert losses.stacked().dtype == np.float32 and list(losses.stacked()) == list(losses)
+    assert rates.stacked().tolist() == list(rates)
+    assert texts.joined().tobytes().decode() == "längér\nab\nab"
