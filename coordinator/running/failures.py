@@ -36,11 +36,16 @@ class Failures:
         self._newest: List[StepJudgement] = []
         self._settled = False
         self._count = 0
+        self.last_step = -1
+        """The last step that failed, whether it is kept or not; -1 before the first."""
 
     def take(self, judgement: StepJudgement) -> None:
         """Take a step's judgement; one that passed is nothing to keep."""
         failed = tuple(item for item in judgement.comparisons if not item.passed)
-        if self._settled or not failed:
+        if not failed:
+            return
+        self.last_step = judgement.step
+        if self._settled:
             return
         kept = StepJudgement(judgement.step, failed, judgement.known, judgement.drift)
         if self._first is None:

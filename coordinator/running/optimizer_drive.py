@@ -175,12 +175,11 @@ class _Tracker:
                 worst = Apart(apart / moved, pair.step, name)
         if worst.ratio > self._run.worst.ratio:
             self._run.worst = worst
-        failed = self._run.record.failures
         log.append(
             {
                 "regime": self._run.regime,
                 "step": pair.step,
-                "passed": not failed or failed[-1].step != pair.step,
+                "passed": self._run.record.failures.last_step != pair.step,
                 "lr": {"torch": pair.reference.lr, "paddle": pair.candidate.lr},
                 "difference": worst.ratio,
                 "torch_name": worst.name,

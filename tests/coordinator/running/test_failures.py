@@ -49,7 +49,7 @@ def test_steps_come_back_equal_whether_packed_or_not() -> None:
 
 def test_what_passed_is_not_kept() -> None:
     failures = taken([StepJudgement(0, (Comparison(0, "loss", "loss", "loss", True),))])
-    assert failures.first is None and not len(failures)
+    assert failures.first is None and not len(failures) and failures.last_step == -1
 
 
 def test_the_verdict_of_what_is_kept_is_that_of_all_failures() -> None:
@@ -90,7 +90,7 @@ def _verdict(failures: List[Comparison], noise: Noise) -> Tuple[object, object]:
 
 def test_after_the_failure_that_settles_the_verdict_nothing_more_is_kept() -> None:
     certain = [StepJudgement(step, (failed(step, "loss", 0.5), failed(step, "gradient", 0.5))) for step in range(100)]
-    assert len(taken(certain)) == 1
+    assert len(taken(certain)) == 1 and taken(certain).last_step == 99
     rule = [StepJudgement(step, (failed(step, "parameter", 1e-4, exact=step >= 7),)) for step in range(3, 100)]
     assert [item.step for item in taken(rule)] == [3, 4, 5, 6, 7]
     losses = [StepJudgement(step, (failed(step, "loss", 0.5),)) for step in range(100)]
