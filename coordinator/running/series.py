@@ -6,6 +6,7 @@ Guarantees: a row comes back with its dtype, its shape and its bits; a step cost
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Generic, Iterator, List, Sequence, Tuple, TypeVar
 
@@ -32,7 +33,7 @@ class _Run:
         return np.frombuffer(part, self.dtype).reshape(self.shape)
 
 
-class StepSeries(Generic[T]):
+class StepSeries(ABC, Generic[T]):
     """One row for each step from step 0 on. Subclasses say how a row is an array."""
 
     def __init__(self) -> None:
@@ -73,11 +74,13 @@ class StepSeries(Generic[T]):
         """
         return np.concatenate([run.rows() for run in self._runs]) if self._runs else np.zeros(0)
 
+    @abstractmethod
     def _array(self, row: T) -> np.ndarray:
-        raise NotImplementedError
+        """Return a row as the array that is kept."""
 
+    @abstractmethod
     def _row(self, array: np.ndarray) -> T:
-        raise NotImplementedError
+        """Return the row that was kept as ``array``."""
 
 
 class ArraySeries(StepSeries[np.ndarray]):
