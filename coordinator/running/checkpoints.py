@@ -29,6 +29,9 @@ from stepalign.protocol.tensors import digest
 FOLDER_NAME = "checkpoints"
 REFUSED_NAME = "refused.json"
 KEPT = 2
+FIRST_STEP = 2
+"""Before that no change from step to step can have been seen."""
+
 MOST_OF_TIME = 0.05
 """The part of a run's time that keeping may take."""
 
@@ -80,14 +83,21 @@ class Keeper:
         return True
 
     def keep(self, step: int, states: Dict[str, Checkpoint]) -> None:
-        """Write a checkpoint; one that cannot be had or written is noted in the folder, and the run goes on."""
+        """Write a checkpoint; one that cannot be had or written is noted in the folder, and the run goes on.
+
+        What a side keeps to itself is seen to change from its second step on: nothing is kept before, and what was kept
+        until the change was seen goes.
+        """
         started = self._clock()
         problem = next((f"the {role} side: {state.problem}" for role, state in states.items() if state.problem), "")
         try:
             if problem:
                 self._refused = True
                 self._folder.mkdir(exist_ok=True)
+                _remove(self._folder, kept_steps(self._folder.parent))
                 write_json(self._folder / REFUSED_NAME, {"step": step, "reason": problem})
+                return
+            if step < FIRST_STEP:
                 return
             arrays, plain = self._describe()
             arrays.update({role: dict(state.tensors) for role, state in states.items()})
@@ -127,7 +137,11 @@ def write_checkpoint(folder: Path, kept: Kept) -> None:
         _sync_folder(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for step in kept_steps(folder.parent)[KEPT:]:
+    _remove(folder, kept_steps(folder.parent)[KEPT:])
+
+
+def _remove(folder: Path, steps: List[int]) -> None:
+    for step in steps:
         shutil.rmtree(folder / str(step), ignore_errors=True)
 
 
