@@ -21,7 +21,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "translate",
-    "write an optimizer, its schedule and clipping in the other framework's code",
+    "write an optimizer and its schedule in the other framework's code",
     "translating:translate",
     _add_arguments,
     group="prepare",
@@ -45,7 +45,8 @@ how far they agree stands above the code.
     ),
     exit_codes="""\
 exit codes:
-  0  translated              2  no counterpart that was measured, or the expression is wrong
+  0  translated
+  2  no counterpart that was measured, or the expression is wrong
   3  an environment or the worker failed
 """,
 )
