@@ -77,7 +77,7 @@ def test_schedules_go_by_the_atlas_too() -> None:
     assert neutral(schedule_argument("PolynomialLR", "paddle.end_lr")) == 0.0
     assert torch_default(schedule_argument("StepLR", "gamma")) == 0.1
     for rule, keys in SCHEDULER_ARGUMENTS.items():
-        for key in keys.split():
+        for key in keys:
             assert (rule, key) == ("OneCycleLR", "min_lr") or schedule_argument(rule, key) is not None, (rule, key)
 
 
