@@ -64,7 +64,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 def test_the_stable_names_are_these() -> None:
-    assert stepalign.__all__ == ["CaseError", "Result", "StepalignError", "Verdict", "__version__", "record", "run", "schedule"]
+    assert stepalign.__all__ == [
+        "CaseError", "Result", "StepalignError", "Verdict", "__version__", "optimizer", "record", "run", "schedule",
+    ]  # fmt: skip
     assert {name for name in dir(stepalign.Result) if not name.startswith("_")} == {
         "assert_aligned", "causes", "error", "exit_code", "first_divergence", "headline", "is_aligned", "known_differences",
         "rate_steps", "series", "steps_completed", "text", "verdict", "warnings",
@@ -74,7 +76,7 @@ def test_the_stable_names_are_these() -> None:
     run, schedule = inspect.signature(stepalign.run), inspect.signature(stepalign.schedule)
     assert list(run.parameters) == [
         "case_folder", "torch", "paddle", "data", "config", "accumulate", "against", "steps", "mode", "dtype", "seed",
-        "assignments", "out",
+        "assignments", "out", "resume",
     ]  # fmt: skip
     assert list(schedule.parameters) == ["case_folder", "steps", "assignments", "out"]
 

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,35 @@ def name_of(page: Path) -> str:
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     run_page(page, tmp_path, {**os.environ, "PATH": path, "NO_COLOR": "1", "COLUMNS": "80", "LC_ALL": "C.UTF-8"})
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("torch_python", "paddle_python")
+def test_what_the_python_page_shows_runs(tmp_path: Path) -> None:
+    for name in ("my_case", "cases/bert", "cases/resnet"):
+        make_case_without_dropout(tmp_path / name)
+    shown = [block.text for block in blocks(ROOT / "docs" / "python.md") if block.language == "python"]
+    for number, text in enumerate(shown):
+        path = tmp_path / f"{'test_' if 'def test_' in text else ''}block_{number}.py"
+        path.write_text(text, encoding="utf-8")
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    for script in sorted(tmp_path.glob("block_*.py")):
+        done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0 and "aligned" in done.stdout.lower(), done.stdout + done.stderr
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout
+    assert "16 passed" in done.stdout
+
+
+def make_case_without_dropout(folder: Path) -> None:
+    """Write the case that ``init`` writes, two steps long; without dropout, which differs by chance in train mode."""
+    folder.parent.mkdir(exist_ok=True)
+    subprocess.run([sys.executable, "-m", "stepalign.coordinator.cli", "init", str(folder)], check=True, capture_output=True)
+    for name in ("torch_side.py", "paddle_side.py", "case.toml"):
+        path = folder / name
+        text = path.read_text(encoding="utf-8").replace("nn.Dropout(0.1)", "nn.Dropout(0.0)")
+        path.write_text(text.replace("steps = 10  ", "steps = 5  "), encoding="utf-8")
 
 
 def commands() -> Iterator[tuple[str, str]]:
