@@ -196,7 +196,7 @@ def _over_steps(known: Sequence[_Step], clipped: Sequence[_Step], side: str) -> 
     if any(step.kind != first.kind for step in clipped):
         return None
     steps = tuple(step.step for step in clipped)
-    example = f"step {first.step}: factor {first.factor:.6g} at norm {first.norm:.6g}"
+    example = f"step {first.step}: factor {first.factor:.6g} at an L2 norm of {first.norm:.6g}"
     if first.kind == "value":
         return ClipPattern(
             "value",

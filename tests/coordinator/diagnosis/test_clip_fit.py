@@ -106,6 +106,7 @@ def test_one_step_tells_another_norm_from_another_limit() -> None:
     paddle = clip("clip_grad_norm_", max_norm=1.0, norm_type=1.0)
     (cause,) = explain_clipping(traces(TORCH, paddle, steps=1))
     assert cause.code == "norm_type"
+    assert cause.evidence.count("at an L2 norm of") == 2  # both sides' norm is of one order, whatever each clips by
 
 
 def test_gradients_below_the_limit_show_no_clipping() -> None:
