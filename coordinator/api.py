@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from stepalign.coordinator.cases.case import SIDES, load_case
+from stepalign.coordinator.cases.case import SIDES
 from stepalign.coordinator.cases.choice import choose_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.diagnosis.cause import Cause
 from stepalign.coordinator.processes.interruption import Interruption
 from stepalign.coordinator.recordings.making import Wanted, record_side

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.fuzz import DIRECTIONS, fuzz
-from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.cases.secrets import HIDDEN, not_secret, without_credentials
 from stepalign.coordinator.processes.private_folder import PrivateFolder
 from stepalign.coordinator.processes.switchboard import Switchboard

@@ -14,7 +14,7 @@ from benchmarks.atlas.difference import Difference, of_rates, of_updates
 from benchmarks.atlas.setups import Setup, bare_setups, setups
 from stepalign.coordinator.atlas.pairing import Configuration, Pairing
 from stepalign.coordinator.atlas.schedules import RATES
-from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.comparison import gradient_regimes
 from stepalign.coordinator.sessions.members import both, find_crew
 from stepalign.coordinator.sessions.optimizer_session import OptimizerSession

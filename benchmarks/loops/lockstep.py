@@ -14,7 +14,7 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_state import Watcher

@@ -18,7 +18,7 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from benchmarks.loops.lockstep import children, worker_name
-from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_state import Watcher

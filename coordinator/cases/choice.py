@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
 
-from stepalign.coordinator.cases.case import SIDES, Case, case_of, load_case, read_toml
+from stepalign.coordinator.cases.case import SIDES, Case
+from stepalign.coordinator.cases.loading import case_of, load_case, read_toml
 from stepalign.coordinator.recordings.recording import check_fit, open_recording
 from stepalign.protocol.errors import CaseError
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Sequence, Tuple
 
 from stepalign.coordinator import api
-from stepalign.coordinator.cases.case import SIDES, Case, load_case
+from stepalign.coordinator.cases.case import SIDES, Case
 from stepalign.coordinator.cases.choice import choose_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.cli.log_tail import LogTail
 from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.environments import managed

@@ -9,7 +9,7 @@ from typing import Literal
 
 from stepalign.coordinator.atlas.measured import measured
 from stepalign.coordinator.atlas.training import Part, TranslatedTraining, training_code
-from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.cli.starting import INIT_CASE
 from stepalign.coordinator.processes.interruption import Interruption
 from stepalign.coordinator.running.run_translate import Expressions, run_translate

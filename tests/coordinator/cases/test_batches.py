@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from stepalign.coordinator.cases.batches import BatchSource, batch_sizes
-from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.protocol.errors import CaseError
 from stepalign.protocol.tensors import digest
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from stepalign.coordinator.cases.case import KINDS, assign, load_case
+from stepalign.coordinator.cases.case import KINDS
+from stepalign.coordinator.cases.loading import assign, load_case
 from stepalign.protocol.errors import CaseError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stepalign.coordinator.cases.case import load_case
 from stepalign.coordinator.cases.collection import plan_collection, step_size_bytes
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.protocol.specs import Declaration, OptimizerSpec, TensorSpec
 
 ALL = ("gradient", "optimizer_state", "parameter", "buffer")

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from stepalign.coordinator import api
-from stepalign.coordinator.cases.case import Case, load_case
+from stepalign.coordinator.cases.case import Case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.cli import running
 from stepalign.coordinator.cli.main import main
 from stepalign.coordinator.report.ci_outputs import annotation, annotation_text, blamed_file, junit_of

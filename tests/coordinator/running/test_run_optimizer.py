@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.running.run_optimizer import defines_optimizer
 from stepalign.protocol.errors import CaseError
 

@@ -13,7 +13,7 @@ import pytest
 from stepalign.coordinator.atlas.applying import Side
 from stepalign.coordinator.atlas.measured import measured
 from stepalign.coordinator.atlas.training import TranslatedTraining, training_code
-from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.cli.main import main
 from stepalign.coordinator.cli.starting import INIT_CASE
 from stepalign.coordinator.environments import managed

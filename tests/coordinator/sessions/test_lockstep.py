@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stepalign.coordinator.cases.batches import BatchSource
-from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.sessions.lockstep import (
     BATCHES_AHEAD,
     LEAD_SIZE_BYTES,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stepalign.coordinator.cases.batches import BatchSource
-from stepalign.coordinator.cases.case import load_case
+from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.processes import worker_process
 from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
 from stepalign.coordinator.sessions.session import Session
