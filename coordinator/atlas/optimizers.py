@@ -34,6 +34,13 @@ def _as_tuple(value: object) -> object:
 
 _PAIR = Conversion("x", _as_tuple, _as_tuple)
 
+NO_MOMENTUM = (
+    Argument(torch="momentum", torch_default=0, neutral=0, note="use paddle.optimizer.Momentum"),
+    Argument(torch="dampening", torch_default=0, neutral=0, note="has no effect without momentum"),
+    Argument(torch="nesterov", torch_default=False, neutral=False, note="use paddle.optimizer.Momentum"),
+)
+"""torch.optim.SGD's arguments for a counterpart without a velocity."""
+
 SGD = Pairing(
     "optimizer",
     "torch.optim.SGD",
@@ -41,9 +48,7 @@ SGD = Pairing(
     (
         rate(1e-3, 1e-3),
         coupled_decay(),
-        Argument(torch="momentum", torch_default=0, neutral=0, note="use paddle.optimizer.Momentum"),
-        Argument(torch="dampening", torch_default=0, neutral=0, note="has no effect without momentum"),
-        Argument(torch="nesterov", torch_default=False, neutral=False, note="use paddle.optimizer.Momentum"),
+        *NO_MOMENTUM,
         MAXIMIZE,
         *torch_execution("foreach", "differentiable", "fused"),
         GRAD_CLIP,

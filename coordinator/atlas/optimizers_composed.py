@@ -16,7 +16,7 @@ from stepalign.coordinator.atlas.conversions import (
     rate,
     torch_execution,
 )
-from stepalign.coordinator.atlas.optimizers import ADAGRAD
+from stepalign.coordinator.atlas.optimizers import ADAGRAD, NO_MOMENTUM
 from stepalign.coordinator.atlas.pairing import Argument, Configuration, NoCounterpart, Pairing
 
 
@@ -69,9 +69,7 @@ SAG = Pairing(
     (
         rate(1e-3, 1e-3),
         coupled_decay(),
-        Argument(torch="momentum", torch_default=0, neutral=0, note="use paddle.optimizer.Momentum"),
-        Argument(torch="dampening", torch_default=0, neutral=0, note="has no effect without momentum"),
-        Argument(torch="nesterov", torch_default=False, neutral=False, note="use paddle.optimizer.Momentum"),
+        *NO_MOMENTUM,
         MAXIMIZE,
         *torch_execution("foreach", "differentiable", "fused"),
         Argument(
