@@ -10,7 +10,7 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -168,11 +168,13 @@ def _open_script(case: Case, path: Path) -> Iterator[Any]:
     there = set(sys.modules)
     module = _with_traceback(lambda: load_script(path, case.folder))
     batches = find_function(module, "batches", path)
-    iterable = _call(case, f"batches(case) of {path.name}", lambda: iter(batches(case.view())))
+    given = _call(case, f"batches(case) of {path.name}", lambda: batches(case.view()))
     loaded = [name for name in ("torch", "paddle") if name in sys.modules and name not in there]
     if loaded:
         raise CaseError(f"{path} imports {loaded[0]}: batches belong to the coordinator and are made with numpy alone")
-    return iterable  # type: ignore[no-any-return]
+    if not isinstance(given, Iterable):
+        raise CaseError(f"batches(case) of {path.name} gave {type(given).__name__}: yield one dict of numpy arrays a step")
+    return iter(given)
 
 
 def _call(case: Case, doing: str, call: Any) -> Any:
