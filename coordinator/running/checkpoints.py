@@ -1,32 +1,38 @@
 """What an interrupted run continues from: both sides' state, the judge's and the record's, kept now and then.
 
-    RUN/checkpoints/<step>/state.json    everything but arrays, and which array is which, by digest
-    RUN/checkpoints/<step>/arrays.npz    each array once, by its digest
+    RUN/checkpoints/<step>/state.json      everything but arrays, and which array is which, by digest
+    RUN/checkpoints/<step>/state.sha256    the SHA-256 of state.json
+    RUN/checkpoints/<step>/arrays.npz      each array once, by its digest
 
 Guarantees: a folder that has its name is whole, and no step of it is missing in steps.jsonl, also after a power failure;
-every array is checked against its digest when it is read; nothing is pickled. The two newest are kept.
+all that is read is checked against its digest; nothing is pickled. The two newest are kept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import time
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.results.records import StepsLog, read_result, to_strict, write_json
+from stepalign.coordinator.results.records import StepsLog, to_strict, write_bytes, write_json, write_text
 from stepalign.protocol.errors import CaseError, StepalignError
 from stepalign.protocol.messages import Checkpoint, Named
 from stepalign.protocol.tensors import digest
 
 FOLDER_NAME = "checkpoints"
+VERSION = 2
+"""Of what a checkpoint holds, and of how `kept_record` writes it."""
+
 REFUSED_NAME = "refused.json"
 KEPT = 2
 FIRST_STEP = 2
@@ -37,6 +43,12 @@ MOST_OF_TIME = 0.05
 
 WORTH_S = 2.0
 """An interrupted run keeps its state if the steps since the last time took longer than this."""
+
+
+_DAMAGE = (
+    OSError, ValueError, LookupError, AttributeError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What numpy, zipfile and json raise at bytes that are not what was written."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,7 @@ def write_checkpoint(folder: Path, kept: Kept) -> None:
             np.savez(file, **by_digest)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
-        write_json(temporary / "state.json", {"step": kept.step, "arrays": index, **to_strict(kept.plain)})
+        _write_state(temporary, {"version": VERSION, "step": kept.step, "arrays": index, **to_strict(kept.plain)})
         target = folder / str(kept.step)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(temporary, target)
@@ -138,6 +150,23 @@ def write_checkpoint(folder: Path, kept: Kept) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _remove(folder, kept_steps(folder.parent)[KEPT:])
+
+
+def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    content = json.dumps(state, allow_nan=False).encode() + b"\n"
+    write_bytes(folder / "state.json", content)
+    write_text(folder / "state.sha256", hashlib.sha256(content).hexdigest())
+
+
+def _read_state(folder: Path) -> Dict[str, Any]:
+    """Read all but the arrays. Raises CaseError, OSError or ValueError."""
+    content = (folder / "state.json").read_bytes()
+    if hashlib.sha256(content).hexdigest() != (folder / "state.sha256").read_text(encoding="ascii"):
+        raise CaseError(f"{folder}: a damaged checkpoint: state.json is not what its digest says")
+    state: Dict[str, Any] = json.loads(content)
+    if state.pop("version", None) != VERSION:
+        raise CaseError(f"{folder}: a checkpoint that another stepalign wrote")
+    return state
 
 
 def _remove(folder: Path, steps: List[int]) -> None:
@@ -153,17 +182,17 @@ def kept_steps(run: Path) -> List[int]:
 def read_checkpoint(run: Path, step: int) -> Kept:
     """Read a checkpoint. Raises CaseError if anything of it is not as it was written."""
     folder = run / FOLDER_NAME / str(step)
-    plain = read_result(folder / "state.json")
     try:
-        with np.load(folder / "arrays.npz", allow_pickle=False) as archive:
+        plain = _read_state(folder)
+        with open(folder / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: np.asarray(archive[name]) for name in archive.files}
         wrong = [name for name, array in found.items() if digest({"": array}) != name]
         if wrong or plain["step"] != step:
-            raise CaseError(f"{folder}: an array is not what its digest says")
+            raise CaseError(f"{folder}: a damaged checkpoint: an array is not what its digest says")
         arrays = {
             owner: {name: found[key] for name, key in named.items()} for owner, named in plain.pop("arrays").items()
         }
-    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise CaseError(f"{folder}: a damaged checkpoint: {type(error).__name__}: {error}") from None
     return Kept(step, arrays, plain)
 

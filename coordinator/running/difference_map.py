@@ -7,7 +7,9 @@ second one is forgotten, then every fourth, and so on; the steps around the firs
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
+
+import numpy as np
 
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
 
@@ -59,6 +61,29 @@ class DifferenceMap:
             "levels": levels,
             "left_out": self.left_out,
         }
+
+    def pack(self) -> Tuple[np.ndarray, Dict[str, Any]]:
+        """Return the levels, float64 [steps][rows] with NaN where there is no cell, and all else as plain values."""
+        levels = np.full((len(self._columns), len(self._rows)), np.nan)
+        for number, cells in enumerate(self._columns.values()):
+            levels[number, list(cells)] = list(cells.values())
+        return levels, {
+            "steps": list(self._columns),
+            "rows": [list(row) for row in self._rows],
+            "left_out": self.left_out,
+            "stride": self._stride,
+            "first_failure": self._first_failure,
+        }
+
+    def unpack(self, levels: np.ndarray, plain: Mapping[str, Any]) -> None:
+        """Become the map that `pack` was called on."""
+        self._rows = {(kind, torch, paddle): number for number, (kind, torch, paddle) in enumerate(plain["rows"])}
+        self._columns = {
+            step: {row: level for row, level in enumerate(cells) if not math.isnan(level)}
+            for step, cells in zip(plain["steps"], levels.tolist())
+        }
+        self.left_out, self._stride = plain["left_out"], plain["stride"]
+        self._first_failure = plain["first_failure"]
 
     def _wants(self, step: int) -> bool:
         near = self._first_failure >= 0 and abs(step - self._first_failure) <= _KEPT_AROUND_FAILURE

@@ -25,6 +25,8 @@ from stepalign.protocol.errors import StepalignError
 def judge_run(run: Run, watcher: Watcher) -> None:
     """Find the first divergence that noise does not explain, where it lies and why."""
     failure = _first_unexplained(run, watcher)
+    if run.record.first_failure() is not None:
+        fetch_lost_steps(run, watcher)  # for the diagnosis, and for what the report shows of the first failure
     if failure is not None:
         located = None
         if (
@@ -40,7 +42,6 @@ def judge_run(run: Run, watcher: Watcher) -> None:
         run.located = located
         if not _clipped(run, failure, located, watcher):
             run.divergence = divergence_of(_place(failure, located))
-            fetch_lost_steps(run, watcher)
             run.causes = explain(_evidence(run), failure, located)
             return
     mattering = [finding for finding in run.findings if finding.matters]

@@ -63,7 +63,9 @@ def unpack_memory(arrays: Named, plain: Mapping[str, Any]) -> JudgeMemory:
 
 def pack_record(record: Record) -> Tuple[Named, Dict[str, Any]]:
     """Return a record as arrays (one row a step) and plain values."""
+    levels, map_ = record.map.pack()
     arrays: Named = {
+        "map": levels,
         "drifts": np.array(record.drifts, np.float64),
         "loss_passed": np.array(record.loss_passed, np.bool_),
         "rate_passed": np.array(record.rate_passed, np.bool_),
@@ -78,7 +80,10 @@ def pack_record(record: Record) -> Tuple[Named, Dict[str, Any]]:
         "worst": [to_plain(item) for item in record.worst.values()],
         "counts": record.counts,
         "failures": [to_plain(judgement) for judgement in record.failures],
+        "last_failed_step": record.failures.last_step,
+        "map": map_,
         "whole_steps": sorted(record.pairs),
+        "whole_size_bytes": record.pairs_size_bytes,
     }
 
 
@@ -98,6 +103,7 @@ def unpack_record(record: Record, arrays: Named, plain: Mapping[str, Any]) -> Li
     record.known.update({(item.code, item.torch_name): item for item in known})
     record.worst.update({item.kind: item for item in map(_comparison, plain["worst"])})
     record.counts.update(plain["counts"])
+    record.map.unpack(arrays["map"], plain["map"])
     for item in plain["failures"]:
         record.failures.take(
             StepJudgement(
@@ -107,6 +113,8 @@ def unpack_record(record: Record, arrays: Named, plain: Mapping[str, Any]) -> Li
                 from_strict_number(item["drift"]),
             )
         )
+    record.failures.last_step = plain["last_failed_step"]  # a later one than those that are kept
+    record.pairs_size_bytes = plain["whole_size_bytes"]
     return list(plain["whole_steps"])
 
 

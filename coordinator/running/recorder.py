@@ -38,6 +38,7 @@ class Record:
     counts: Dict[str, int] = field(default_factory=dict)
     failures: Failures = field(default_factory=lambda: Failures(beyond_noise))
     pairs: Dict[int, StepPair] = field(default_factory=dict)
+    pairs_size_bytes: int = 0
     drifts: "array[float]" = field(default_factory=lambda: array("d"))
     loss_passed: List[bool] = field(default_factory=list)
     rate_passed: List[bool] = field(default_factory=list)
@@ -77,7 +78,6 @@ class Recorder:
         self._log = log
         self._resync = resync
         self._on_step = on_step
-        self._kept_size_bytes = 0
 
     def take(self, pair: StepPair) -> None:
         """Judge one pair and record it."""
@@ -116,9 +116,10 @@ class Recorder:
             for named in side.tensors.values()
             for array in named.values()
         )
-        if first_failure or (pair.step < KEPT_STEPS and self._kept_size_bytes + size_bytes <= KEPT_SIZE_BYTES):
-            self.record.pairs[pair.step] = pair
-            self._kept_size_bytes += size_bytes
+        record = self.record
+        if first_failure or (pair.step < KEPT_STEPS and record.pairs_size_bytes + size_bytes <= KEPT_SIZE_BYTES):
+            record.pairs[pair.step] = pair
+            record.pairs_size_bytes += size_bytes
 
 
 def step_line(pair: StepPair, judgement: StepJudgement) -> Dict[str, Any]:

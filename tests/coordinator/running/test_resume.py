@@ -19,13 +19,18 @@ STEPS = 12
 INTERRUPT = '''
 
 def interrupt(batch):
-    """Send the signal that the file ``stop`` beside this script names, at the step that it names."""
+    """Send the signal that the file ``stop`` beside this script names, at the step that it names; if it names a run
+    folder too, once that has a checkpoint.
+    """
     import os
+    import time
     from pathlib import Path
     note = Path(__file__).with_name("stop")
     if note.exists():
-        step, whom, number = note.read_text().split()
+        step, whom, number, *out = note.read_text().split()
         if int(batch["step"]) == int(step):
+            while out and not any(Path(out[0], "checkpoints").glob("[0-9]*")):
+                time.sleep(0.01)
             pid = os.getpid()
             for _ in range(2 if whom == "coordinator" else 0):
                 pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -66,8 +71,8 @@ def resume(case: Path, out: Path, *arguments: object) -> Ended:
     return stepalign("run", case, "--quiet", "--json", "--resume", out, *arguments, cwd=case.parent)
 
 
-def stop_at(case: Path, step: int, whom: str, number: signal.Signals) -> None:
-    (case / "stop").write_text(f"{step} {whom} {int(number)}")
+def stop_at(case: Path, step: int, whom: str, number: signal.Signals, out: Path | str = "") -> None:
+    (case / "stop").write_text(f"{step} {whom} {int(number)} {out}")
 
 
 def go_on(case: Path) -> None:
@@ -89,11 +94,25 @@ def log_lines(folder: Path, name: str) -> list[str]:
     return [line[21:] for line in (folder / name).read_text().splitlines()]
 
 
+def details(folder: Path) -> dict[str, Any]:
+    """What the report draws: the map of differences, the first failing step's tensors."""
+    found: dict[str, Any] = json.loads((folder / "details.json").read_text())
+    return found
+
+
+def report_lines(folder: Path) -> list[str]:
+    """The report but for the folder's name and process numbers."""
+    text = (folder / "report.html").read_text().replace(str(folder), "FOLDER")
+    return [line for line in text.splitlines() if "<td>pid</td>" not in line]
+
+
 def assert_same_run(resumed: Ended, out: Path, whole: Path) -> None:
     expected = json.loads((whole / "result.json").read_text())
     assert comparable(resumed.result) == comparable(expected)
     assert resumed.code == expected["exit_code"]
     assert lines(out) == lines(whole)
+    assert details(out) == details(whole)
+    assert report_lines(out) == report_lines(whole)
     for name in ("bp_align_diff.log", "scheduler_diff.log", "losses.md"):
         assert log_lines(out, name) == log_lines(whole, name)
     for name in ("bp_align_torch.npy", "bp_align_paddle.npy", "lr_align_torch.npy", "lr_align_paddle.npy"):
@@ -123,7 +142,7 @@ def trained(folder: Path) -> tuple[Path, Path]:
 def interrupted(trained: tuple[Path, Path], folder: Path) -> Path:
     """The folder of a run of that case whose coordinator was killed in the midst of step 7."""
     case, out = trained[0], folder / "interrupted"
-    stop_at(case, 7, "coordinator", signal.SIGKILL)
+    stop_at(case, 7, "coordinator", signal.SIGKILL, out)
     try:
         assert run(case, out).code == -signal.SIGKILL
     finally:
@@ -186,13 +205,28 @@ def test_a_diverged_run_with_own_dropout_is_explained_as_a_whole_one(folder: Pat
     whole = run(case, tmp_path / "whole")
     assert whole.result["verdict"] == "diverged"
     assert whole.result["causes"]
-    stop_at(case, 8, "worker", signal.SIGKILL)
+    stop_at(case, 8, "worker", signal.SIGKILL, tmp_path / "out")
     died = run(case, tmp_path / "out")
     go_on(case)
     assert (died.code, died.result["error"]["signal"]) == (3, "SIGKILL(-9)")
     resumed = resume(case, tmp_path / "out")
     assert_same_run(resumed, tmp_path / "out", tmp_path / "whole")
     assert resumed.result["resumed"]["from_step"] > 0
+
+
+def test_a_run_whose_failures_are_rounding_has_the_report_of_a_whole_one(tmp_path: Path) -> None:
+    """The first step that failed is one whose whole tensors only the interrupted run had."""
+    top = f"{TOP}{KEEP}[tolerance]\ngradient = {{ rtol = 1e-8, atol = 3e-9 }}\n"
+    case = write_case(tmp_path / "case", top, torch=INTERRUPTED, data=NUMBERED)
+    whole = run(case, tmp_path / "whole")
+    assert whole.result["verdict"] in ("aligned", "inconclusive")
+    assert details(tmp_path / "whole")["first_failure"]["tensors"]
+    stop_at(case, 8, "worker", signal.SIGKILL, tmp_path / "out")
+    assert run(case, tmp_path / "out").code == 3
+    go_on(case)
+    resumed = resume(case, tmp_path / "out")
+    assert_same_run(resumed, tmp_path / "out", tmp_path / "whole")
+    assert resumed.result["resumed"]["from_step"] > details(tmp_path / "out")["first_failure"]["step"]
 
 
 def test_what_user_code_keeps_to_itself_makes_a_run_begin_at_step_0(tmp_path: Path) -> None:
