@@ -6,6 +6,7 @@ last step and those that matter; what is not finite is None, a gap, and is count
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -53,7 +54,10 @@ def chart_data(result: Result, sample: StepsSample, details: Mapping[str, Any]) 
             **_drift(sample),
             **_noise(details, torch),
         }
-        data["notes"]["loss"] = _nonfinite_notes(("torch", series.loss_torch), ("paddle", series.loss_paddle))
+        data["notes"]["loss"] = [
+            *_nonfinite_notes(("torch", series.loss_torch), ("paddle", series.loss_paddle)),
+            *_thinned_note(steps, count),
+        ]
         data["notes"]["loss_difference"] = _equal_note(difference, message("losses"))
     if series.lr_torch or series.lr_paddle:
         _add_rates(data, result, count)
@@ -91,7 +95,7 @@ def _add_rates(data: dict[str, Any], result: Result, count: int) -> None:
     pairs = {}
     for group in range(groups):
         torch, paddle = (
-            _floats([rates[group] if rates and group < len(rates) else None for rates in side], count)
+            _floats((rates[group] if rates and group < len(rates) else None for rates in side), count)
             for side in (series.lr_torch, series.lr_paddle)
         )
         key = torch.tobytes() + paddle.tobytes()
@@ -119,6 +123,7 @@ def _add_rates(data: dict[str, Any], result: Result, count: int) -> None:
     data["notes"]["rates"] = [
         *([] if len(merged) <= SHOWN_GROUPS else [say(f"{len(merged) - SHOWN_GROUPS} more curves are not drawn.")]),
         *([] if np.any(furthest != 0) else [say(f"All rates are the same to the last bit at each of {count} steps.")]),
+        *_thinned_note(steps, count),
     ]
 
 
@@ -191,12 +196,12 @@ def _noise(details: Mapping[str, Any], torch: Floats) -> dict[str, Any]:
     """Return the control's differences, torch against itself, relative to torch's losses, where they were measured."""
     noise = details.get("noise")
     measured = noise.get("loss") if isinstance(noise, Mapping) else None
-    steps, values = [], []
+    relative = np.full(len(torch), np.nan)
     for step, size in measured or ():
         if 0 <= step < len(torch) and torch[step] and size > 0:
-            steps.append(step)
-            values.append(_rounded(size / abs(torch[step])))
-    return {"noise_steps": steps, "noise": values} if steps else {}
+            relative[step] = size / abs(torch[step])
+    steps = [step for step in thin([relative]) if not math.isnan(relative[step])] if len(torch) else []
+    return {"noise_steps": steps, "noise": _listed(relative, steps)} if steps else {}
 
 
 def _nonfinite_notes(*sides: tuple[str, Sequence[float | None]]) -> list[str]:
@@ -206,6 +211,12 @@ def _nonfinite_notes(*sides: tuple[str, Sequence[float | None]]) -> list[str]:
         if steps:
             notes.append(say(f"{side}: not finite at {len(steps)} of {len(losses)} steps, first at step {steps[0]}."))
     return notes
+
+
+def _thinned_note(steps: Sequence[int], count: int) -> list[str]:
+    if len(steps) == count:
+        return []
+    return [say(f"{len(steps)} of {count} steps are drawn, with the peaks and dips of every curve.")]
 
 
 def _equal_note(difference: Floats, what: str) -> list[str]:
@@ -225,10 +236,9 @@ def _marks(result: Result) -> list[int]:
     return [step - 1, step, step + 1]
 
 
-def _floats(values: Sequence[float | None], count: int) -> Floats:
-    floats = np.full(count, np.nan)
-    floats[: len(values)] = [math.nan if value is None else value for value in values]
-    return floats
+def _floats(values: Iterable[float | None], count: int) -> Floats:
+    known = (math.nan if value is None else value for value in values)
+    return np.fromiter(itertools.chain(known, itertools.repeat(math.nan)), np.float64, count)
 
 
 def _listed(values: Floats, steps: Sequence[int], positive: bool = False) -> list[float | None]:

@@ -7,6 +7,7 @@ log must not cost the report of the run.
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def read_sample(folder: Path, room: int, important: Iterable[int] = ()) -> Steps
     """
     try:
         with open(folder / STEPS_NAME, "rb") as file:
-            offsets: list[int] = []
+            offsets = array("q")
             failed: list[int] = []
             offset = 0
             for line in file:

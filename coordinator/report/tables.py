@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from stepalign.coordinator.cases.case import KINDS
 from stepalign.coordinator.languages.translation import message, say
 from stepalign.coordinator.report.wording import kind_words, number, percent, ratio_to_allowed
@@ -68,13 +70,15 @@ def digests_line(result: Result) -> str:
     torch, paddle = (side.batch_digests if side is not None else () for side in (result.torch, result.paddle))
     if not torch and not paddle:
         return say("No batch was digested.")
-    differing = [step for step, (ours, theirs) in enumerate(zip(torch, paddle)) if ours != theirs]
-    if differing:
-        count = len(differing)
-        return say(f"The batches differ, first at step {differing[0]}: {count} of {len(torch)} digests.")
+    first, count = None, 0
+    for step, (ours, theirs) in enumerate(zip(torch, paddle)):
+        if ours != theirs:
+            first, count = step if first is None else first, count + 1
+    if first is not None:
+        return say(f"The batches differ, first at step {first}: {count} of {len(torch)} digests.")
     if len(torch) != len(paddle):
         return say(f"torch digested {len(torch)} batches, paddle {len(paddle)}; those that both have are the same.")
-    different = len(set(torch))
+    different = np.unique(np.fromiter(map(hash, torch), np.int64, len(torch))).size
     return say(f"Both sides digested the same bytes in each of {len(torch)} batches ({different} different).")
 
 

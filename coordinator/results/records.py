@@ -12,12 +12,13 @@ import datetime
 import enum
 import errno
 import fcntl
+import itertools
 import json
 import math
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ from stepalign.protocol.errors import CaseError, EnvironmentFailure
 RESULT_NAME = "result.json"
 STEPS_NAME = "steps.jsonl"
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NO_LISTS = (str, bytes, bytearray, memoryview)
 _MAX_NAME_BYTES = 120
 _MAX_SUFFIX = 1000
 _BLOCK_BYTES = 1 << 16
@@ -50,16 +52,19 @@ def to_strict(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else _not_finite_name(value)
-    if isinstance(value, (list, tuple)):
-        return [to_strict(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"a JSON key must be str, not {type(key).__name__}: {key!r}")
-        return {str(key): to_strict(item) for key, item in value.items()}
+        return {_key(key): to_strict(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, _NO_LISTS):
+        return [to_strict(item) for item in value]
     raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a JSON key must be str, not {type(key).__name__}: {key!r}")
+    return str(key)
 
 
 def _not_finite_name(value: float) -> str:
@@ -135,13 +140,16 @@ def _safe_name(case_name: str) -> str:
     return plain.encode("utf-8", "replace")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole: whoever reads ``path`` sees the old content or the new. Raises EnvironmentFailure."""
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file whole, piece by piece: whoever reads ``path`` sees the old content or the new.
+
+    Raises EnvironmentFailure.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         try:
             with open(temporary, "xb") as file:
-                file.write(content)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -151,14 +159,46 @@ def write_bytes(path: Path, content: bytes) -> None:
         _raise_unwritable(path, error)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, in UTF-8 with "\\n" line ends, as `write_bytes` does."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole, as `write_pieces` does."""
+    write_pieces(path, [content])
+
+
+def write_text(path: Path, text: Iterable[str]) -> None:
+    """Write a text file, in one piece or in many, in UTF-8 with "\\n" line ends, as `write_pieces` does."""
+    pieces = [text] if isinstance(text, str) else text
+    write_pieces(path, (piece.encode("utf-8", "backslashreplace") for piece in pieces))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as strict, indented JSON, whole, as `write_bytes` does; `to_strict` says what it may hold."""
-    write_text(path, json.dumps(to_strict(value), indent=1, allow_nan=False) + "\n")
+    """Write ``value`` as strict, indented JSON, value by value, as `write_pieces` does; `to_strict` says what it may hold."""
+    write_text(path, itertools.chain(json_pieces(value), ["\n"]))
+
+
+def json_pieces(value: Any, margin: str = "\n") -> Iterator[str]:
+    """Give `json.dumps(to_strict(value), indent=1, allow_nan=False)` piece by piece."""
+    if isinstance(value, (enum.Enum, np.generic, np.ndarray)):
+        value = to_strict(value)
+    inner = margin + " "
+    if isinstance(value, Mapping) and value:
+        opening = "{"
+        for key, item in value.items():
+            yield f"{opening}{inner}{json.dumps(_key(key))}: "
+            yield from json_pieces(item, inner)
+            opening = ","
+        yield margin + "}"
+    elif isinstance(value, Sequence) and not isinstance(value, _NO_LISTS) and value:
+        opening = "["
+        for item in value:
+            yield f"{opening}{inner}"
+            if type(item) is float and math.isfinite(item):
+                yield repr(item)
+            else:
+                yield from json_pieces(item, inner)
+            opening = ","
+        yield margin + "]"
+    else:
+        yield json.dumps(to_strict(value), allow_nan=False)
 
 
 def read_result(path: Path) -> dict[str, Any]:

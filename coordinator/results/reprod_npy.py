@@ -1,6 +1,7 @@
 """The .npy files of reprod_log 1.0.1, a pickled dict of name -> ndarray: written for every numpy, read without trust.
 
-Guarantees: a written file is what ``np.save`` of numpy 1.x writes, so numpy 1.x and 2.x both load it. Reading runs
+Guarantees: a written file holds what ``np.save`` of numpy 1.x writes, so numpy 1.x and 2.x both load it; it is written array
+by array, and what is read as it is asked for is never in memory whole. Reading runs
 nothing that the file names: only the pickle instructions that such a file needs are let through, each name it refers to
 must be one of a few exact ones, and those stand for inert descriptions here, never for numpy's own functions.
 This is the only module that touches pickle; reprod_log's own format leaves no other way.
@@ -9,19 +10,20 @@ This is the only module that touches pickle; reprod_log's own format leaves no o
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import pickle
 import pickletools
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from stepalign.coordinator.results.records import write_bytes
+from stepalign.coordinator.results.records import write_pieces
 from stepalign.protocol.errors import CaseError
 
 MAX_SIZE_BYTES = 1 << 30
@@ -31,6 +33,8 @@ _HEADER = re.compile(
     r"\{'descr': (?P<descr>'[^']*'|\[.*\]), 'fortran_order': (?:True|False), 'shape': (?P<shape>\([\d, ]*\)), *\}\s*"
 )
 _WRITTEN_PROTOCOL = 3  # what numpy 1.x writes; protocol 4 frames the names that must be respelled below
+_BEFORE_ITEM, _AFTER_ITEM = len(pickle.PROTO) + 1, len(pickle.STOP)
+_ITEMS_AT_ONCE = 1000
 _MULTIARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 _WHAT_IT_IS = "a reprod_log file (a dict of name -> numeric array, as ReprodLogger.save writes it)"
 _NUMERIC_DTYPE = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)")
@@ -94,16 +98,7 @@ def write_reprod_npy(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """
     if not arrays:
         raise ValueError(f"no arrays to write to {path}: reprod_log passes two empty files")
-    held = {name: np.array(array, order="C") for name, array in arrays.items()}
-    for name, array in held.items():
-        if _NUMERIC_DTYPE.fullmatch(array.dtype.str[1:]) is None:
-            raise ValueError(f"{name}: dtype {array.dtype} cannot be written to {path}")
-    outer = np.empty((), dtype=object)
-    outer[()] = held
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(outer))
-    file.write(_spelled_for_every_numpy(pickle.dumps(outer, protocol=_WRITTEN_PROTOCOL)))
-    write_bytes(path, file.getvalue())
+    write_pieces(path, _file_of(path, arrays))
 
 
 def read_reprod_npy(path: Path, max_size_bytes: int = MAX_SIZE_BYTES) -> dict[str, np.ndarray]:
@@ -128,11 +123,54 @@ def read_reprod_npy(path: Path, max_size_bytes: int = MAX_SIZE_BYTES) -> dict[st
     return _as_arrays(path, loaded)
 
 
+def _file_of(path: Path, arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:
+    """Give the file's bytes: the pickle of an empty dict, and each item pickled on its own where the dict is filled.
+
+    An item refers to what the first pickle has memoized; what it memoizes itself is forgotten with it.
+    """
+    outer = np.empty((), dtype=object)
+    outer[()] = {}
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(outer))
+    yield file.getvalue()
+    pickler = pickle.Pickler(file, protocol=_WRITTEN_PROTOCOL)
+    opening, closing = _split_in_dict(_pickled(pickler, file, outer))
+    yield _spelled_for_every_numpy(opening)
+    memo = pickler.memo.copy()
+    items = iter(arrays.items())
+    for first in items:
+        yield pickle.MARK
+        for name, array in itertools.chain([first], itertools.islice(items, _ITEMS_AT_ONCE - 1)):
+            held = np.array(array, order="C")
+            if _NUMERIC_DTYPE.fullmatch(held.dtype.str[1:]) is None:
+                raise ValueError(f"{name}: dtype {held.dtype} cannot be written to {path}")
+            for part in (name, held):
+                pickler.memo = memo
+                yield _pickled(pickler, file, part)[_BEFORE_ITEM:-_AFTER_ITEM]
+        yield pickle.SETITEMS
+    yield closing
+
+
+def _pickled(pickler: pickle.Pickler, file: io.BytesIO, value: object) -> bytes:
+    file.seek(0)
+    file.truncate()
+    pickler.dump(value)
+    return file.getvalue()
+
+
+def _split_in_dict(payload: bytes) -> tuple[bytes, bytes]:
+    """Split a pickle with one empty dict where that dict is made and memoized."""
+    operations = [(opcode.name, position or 0) for opcode, _, position in pickletools.genops(payload)]
+    made = [name for name, _ in operations].index("EMPTY_DICT")
+    place = operations[made + 2][1]
+    return payload[:place], payload[place:]
+
+
 def _spelled_for_every_numpy(payload: bytes) -> bytes:
     """Respell the one module that numpy 2 renamed: numpy before 1.26 knows only the old name, numpy 2 knows both."""
     old, new = (f"c{module}\n".encode() for module in _MULTIARRAY_MODULES)
     pieces, done = [], 0
-    for opcode, _, position in pickletools.genops(payload):
+    for opcode, _, position in pickletools.genops(payload + pickle.STOP):
         if opcode.name == "GLOBAL" and position is not None and payload.startswith(new, position):
             pieces += [payload[done:position], old]
             done = position + len(new)

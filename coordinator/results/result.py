@@ -6,7 +6,7 @@ Guarantees: values that contradict each other cannot be built; the form in resul
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +93,7 @@ class SideFacts:
     device: str
     other_frameworks_loaded: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
-    batch_digests: tuple[str, ...] = ()
+    batch_digests: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -102,13 +102,14 @@ class SideFacts:
 class Series:
     """One value a step (loss) or one tuple a step (rate of each group), from step 0 on; None where a side has none.
 
+    Of a run that has just ended they are read from a file as they are asked for.
     ``lr_pairs`` says which groups (torch's, paddle's) hold the same parameters; empty: those of the same number.
     """
 
-    loss_torch: tuple[float | None, ...] = ()
-    loss_paddle: tuple[float | None, ...] = ()
-    lr_torch: tuple[tuple[float, ...] | None, ...] = ()
-    lr_paddle: tuple[tuple[float, ...] | None, ...] = ()
+    loss_torch: Sequence[float | None] = ()
+    loss_paddle: Sequence[float | None] = ()
+    lr_torch: Sequence[Sequence[float] | None] = ()
+    lr_paddle: Sequence[Sequence[float] | None] = ()
     lr_pairs: tuple[tuple[int, int], ...] = ()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
-from stepalign.coordinator.results.records import from_strict_number, read_result, to_strict
+from stepalign.coordinator.results.records import from_strict_number, read_result, to_strict, write_json
 from stepalign.coordinator.results.result import (
     SCHEMA,
     CaseFacts,
@@ -51,6 +51,16 @@ def to_json(result: Result) -> dict[str, Any]:
 
     `findings`, `warnings`, `compared`, `worst`, `regimes`, `error` and `resumed` are there only where they say something.
     """
+    plain: dict[str, Any] = to_strict(_written(result))
+    return plain
+
+
+def write_result_json(path: Path, result: Result) -> None:
+    """Write what `to_json` gives; the series are never in memory whole."""
+    write_json(path, _written(result))
+
+
+def _written(result: Result) -> dict[str, Any]:
     series = result.series
     written = {
         "schema": SCHEMA,
@@ -76,8 +86,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "error": None if result.error is None else vars(result.error),
         "resumed": None if result.resumed is None else vars(result.resumed),
     }
-    strict: dict[str, Any] = to_strict(written)
-    return {key: value for key, value in strict.items() if value or key not in _OMITTED_WHEN_EMPTY}
+    return {key: value for key, value in written.items() if value or key not in _OMITTED_WHEN_EMPTY}
 
 
 def load_result(path: Path) -> Result:

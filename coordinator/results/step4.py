@@ -1,16 +1,18 @@
 """The STEP4 deliverables: the arrays that reprod_log reads, the two logs in its exact format, and `losses.md`.
 
 Guarantees: a log agrees line by line with what reprod_log 1.0.1 itself reports on the two files, wherever the two
-decisions agree; nothing is zipped short: a key that one side lacks is a failing row under its own name.
+decisions agree; nothing is zipped short: a key that one side lacks is a failing row under its own name. Files are written
+step by step.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from stepalign.coordinator.results.result import Result, SideFacts
 
 _HEADING = ("step", "torch loss", "paddle loss", "difference")
 _MISSING = "missing"
+T = TypeVar("T")
 _NOT_A_NUMBER: np.generic = np.float64(np.nan)
 
 
@@ -31,34 +34,61 @@ class DiffRow:
     value: np.generic
 
 
-def loss_arrays(losses: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
+class StepValues(Mapping[str, T], Generic[T]):
+    """What there is of each step, under a name that bears the step, in the order of steps; read as it is asked for."""
+
+    def __init__(
+        self, before: str, after: str, values: Mapping[int, Any] | Sequence[Any], read: Callable[[Any], T]
+    ) -> None:
+        self._before = before
+        self._after = after
+        self._values = values
+        self._steps = sorted(values) if isinstance(values, Mapping) else range(len(values))
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._name, self._steps)
+
+    def __getitem__(self, name: str) -> T:
+        digits = name[len(self._before) : len(name) - len(self._after)]
+        step = int(digits) if digits.isdecimal() else -1
+        if name != self._name(step) or step not in self._steps:
+            raise KeyError(name)
+        return self._read(self._values[step])
+
+    def _name(self, step: int) -> str:
+        return f"{self._before}{step}{self._after}"
+
+
+def loss_arrays(losses: Mapping[int, np.ndarray] | Sequence[np.ndarray]) -> StepValues[np.ndarray]:
     """Name losses, given by step, as STEP4 does: ``loss_0``, ``loss_1``, ... in the order of steps; dtypes are kept."""
-    return {f"loss_{step}": np.asarray(losses[step]) for step in sorted(losses)}
+    return StepValues("loss_", "", losses, np.asarray)
 
 
-def lr_arrays(rates: Mapping[int, Sequence[float]]) -> dict[str, np.ndarray]:
+def lr_arrays(rates: Mapping[int, Sequence[float]] | Sequence[Sequence[float]]) -> StepValues[np.ndarray]:
     """Name rates, given by step as one a group, as STEP4 does: ``step_100_lr``, ...; each is float64 of [groups]."""
-    return {f"step_{step}_lr": np.array(rates[step], dtype=np.float64) for step in sorted(rates)}
+    return StepValues("step_", "_lr", rates, lambda groups: np.array(groups, dtype=np.float64))
 
 
 def diff_rows(
     torch: Mapping[str, np.ndarray],
     paddle: Mapping[str, np.ndarray],
     agree: Callable[[str, np.ndarray, np.ndarray], bool],
-) -> tuple[DiffRow, ...]:
-    """Compare two sides' arrays by name: torch's keys in their order, then those that paddle alone has.
+) -> Iterator[DiffRow]:
+    """Compare two sides' arrays by name, one by one: torch's keys in their order, then those that paddle alone has.
 
     ``agree(key, torch, paddle)`` decides by the kind's tolerance, and is asked only where shape and dtype are the same.
     """
-    rows = []
-    for key in [*torch, *(key for key in paddle if key not in torch)]:
+    for key in itertools.chain(torch, (key for key in paddle if key not in torch)):
         if key not in torch or key not in paddle:
-            rows.append(DiffRow(key, False, np.float64(np.nan)))
+            yield DiffRow(key, False, np.float64(np.nan))
             continue
         ours, theirs = torch[key], paddle[key]
         same_form = ours.shape == theirs.shape and ours.dtype == theirs.dtype
-        rows.append(DiffRow(key, same_form and bool(agree(key, ours, theirs)), mean_difference(ours, theirs)))
-    return tuple(rows)
+        yield DiffRow(key, same_form and bool(agree(key, ours, theirs)), mean_difference(ours, theirs))
 
 
 def mean_difference(torch: np.ndarray, paddle: np.ndarray) -> np.generic:
@@ -76,7 +106,7 @@ def mean_difference(torch: np.ndarray, paddle: np.ndarray) -> np.generic:
 
 def write_diff_log(
     path: Path,
-    rows: Sequence[DiffRow],
+    rows: Iterable[DiffRow],
     passed: bool,
     clock: Callable[[], datetime.datetime] = datetime.datetime.now,
 ) -> None:
@@ -84,20 +114,29 @@ def write_diff_log(
 
     The last line says passed only if ``passed`` is true, there are rows, and every one of them passed.
     """
-    messages = []
+    write_text(path, (f"[{clock():%Y/%m/%d %H:%M:%S}] root INFO: {message}\n" for message in _messages(rows, passed)))
+
+
+def _messages(rows: Iterable[DiffRow], passed: bool) -> Iterator[str]:
+    count = failed = 0
     for row in rows:
-        messages += [f"{row.key}: ", f"\tmean diff: check passed: {row.passed}, value: {row.value}"]
-    all_passed = passed and bool(rows) and all(row.passed for row in rows)
-    messages.append(f"diff check {'passed' if all_passed else 'failed'}")
-    write_text(path, "".join(f"[{clock():%Y/%m/%d %H:%M:%S}] root INFO: {message}\n" for message in messages))
+        yield f"{row.key}: "
+        yield f"\tmean diff: check passed: {row.passed}, value: {row.value}"
+        count, failed = count + 1, failed + (not row.passed)
+    yield f"diff check {'passed' if passed and count and not failed else 'failed'}"
 
 
 def write_losses_md(path: Path, result: Result, loss_dtype: str | None = None) -> None:
-    """Write the table that ports are reviewed by; `losses_markdown` makes it."""
-    write_text(path, losses_markdown(result, loss_dtype))
+    """Write the table that ports are reviewed by."""
+    write_text(path, _losses_lines(result, loss_dtype))
 
 
 def losses_markdown(result: Result, loss_dtype: str | None = None) -> str:
+    """Give the table that ports are reviewed by, as `write_losses_md` writes it."""
+    return "".join(_losses_lines(result, loss_dtype))
+
+
+def _losses_lines(result: Result, loss_dtype: str | None) -> Iterator[str]:
     """Give the verdict and the versions, then a row a step: torch loss, paddle loss, |difference|, in Markdown.
 
     ``loss_dtype`` is the losses' own dtype where it is not the case's. A loss is written with as many digits as bring
@@ -106,7 +145,7 @@ def losses_markdown(result: Result, loss_dtype: str | None = None) -> str:
     case = result.case
     number = _scalar_type(loss_dtype or case.dtype)
     series = result.series
-    lines = [
+    head = [
         f"**{_cell(case.name)}: {result.verdict.value}**, {result.steps_completed} of {case.steps} steps,"
         f" {case.mode}, {case.dtype}",
         "",
@@ -115,14 +154,11 @@ def losses_markdown(result: Result, loss_dtype: str | None = None) -> str:
         f"| {' | '.join(_HEADING)} |",
         "| ---: | ---: | ---: | ---: |",
     ]
-    for step in range(max(len(series.loss_torch), len(series.loss_paddle))):
-        torch, paddle = (
-            number(losses[step]) if step < len(losses) and losses[step] is not None else None
-            for losses in (series.loss_torch, series.loss_paddle)
-        )
+    yield from (f"{line}\n" for line in head)
+    for step, losses in enumerate(itertools.zip_longest(series.loss_torch, series.loss_paddle)):
+        torch, paddle = (None if loss is None else number(loss) for loss in losses)
         difference = None if torch is None or paddle is None else mean_difference(np.asarray(torch), np.asarray(paddle))
-        lines.append(f"| {step} | {_written(torch)} | {_written(paddle)} | {_written(difference)} |")
-    return "\n".join(lines) + "\n"
+        yield f"| {step} | {_written(torch)} | {_written(paddle)} | {_written(difference)} |\n"
 
 
 def _scalar_type(dtype: str) -> type[np.floating]:

@@ -25,6 +25,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from stepalign.coordinator.results.records import StepsLog, to_strict, write_bytes, write_json, write_text
+from stepalign.coordinator.running.heap import give_back
 from stepalign.protocol.errors import CaseError, StepalignError
 from stepalign.protocol.messages import Checkpoint, Named
 from stepalign.protocol.tensors import digest
@@ -121,6 +122,7 @@ class Keeper:
             self._refused = True  # a full disk: steps.jsonl and result.json need what is left more
             with contextlib.suppress(OSError, StepalignError):
                 write_json(self._folder / REFUSED_NAME, {"step": step, "reason": str(error)})
+        give_back()
         self._cost_s = self._clock() - started + max(state.seconds for state in states.values())
         self._last = self._clock()
 

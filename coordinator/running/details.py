@@ -21,6 +21,7 @@ from stepalign.protocol.specs import ModuleSpec
 
 MAX_MODULES = 1500
 MAX_TENSORS = 24
+MAX_NOISE_STEPS = 2000
 WORST_ELEMENTS = 8
 BIN_EDGES = tuple(round(-4 + 0.25 * number, 2) for number in range(41))
 """The histogram's bins: log10(difference / allowed) from -4 to 6; what is beyond falls into the outer bins."""
@@ -79,7 +80,10 @@ def _modules(run: Run, names: NameMap) -> List[Dict[str, str]]:
 
 
 def _loss_noise(run: Run) -> List[Tuple[int, float]]:
-    return run.noise.of("loss", "loss") if run.noise is not None else []
+    """Return the control's differences by step: of a long run the greatest of each stretch."""
+    measured = run.noise.of("loss", "loss") if run.noise is not None else []
+    stretch = max(1, -(-len(measured) // MAX_NOISE_STEPS))
+    return [max(measured[at : at + stretch], key=lambda entry: entry[1]) for at in range(0, len(measured), stretch)]
 
 
 def _first_failure(run: Run, names: NameMap) -> Optional[Dict[str, Any]]:

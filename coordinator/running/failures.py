@@ -1,7 +1,7 @@
 """The steps that failed, each with its failed comparisons, as far as a verdict can depend on them.
 
 A run may fail at each of 100,000 steps. Bounded in two ways that change no verdict: what comes after the failure that
-settles it is left out, and all but the newest steps are kept packed.
+settles it is left out, and all but the newest steps lie packed in a file (`spill`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optio
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
 from stepalign.coordinator.comparison.measures import Measures
 from stepalign.coordinator.results.result import KnownDifference
+from stepalign.coordinator.running.spill import Place, Spill
 from stepalign.protocol.schema import from_plain, to_plain
 
 UNPACKED_STEPS = 64
@@ -28,11 +29,12 @@ class Failures:
     noise is weighed failure by failure up to the first exact one (`noise.weigh`). Nothing later is looked at.
     """
 
-    def __init__(self, certain: Callable[[Comparison], bool]) -> None:
+    def __init__(self, certain: Callable[[Comparison], bool], spill: Optional[Spill] = None) -> None:
         self._certain = certain
+        self._spill = Spill() if spill is None else spill
         self._first: Optional[StepJudgement] = None
         self._first_is_certain = False
-        self._blocks: List[bytes] = []
+        self._blocks: List[Tuple[Place, int]] = []
         self._newest: List[StepJudgement] = []
         self._settled = False
         self._count = 0
@@ -55,7 +57,8 @@ class Failures:
         self._newest.append(kept)
         self._count += 1
         if len(self._newest) >= UNPACKED_STEPS:
-            self._blocks.append(_pack(self._newest))
+            packed = _pack(self._newest)
+            self._blocks.append((self._spill.put(packed), len(packed)))
             self._newest = []
 
     @property
@@ -71,8 +74,8 @@ class Failures:
         return self._count
 
     def __iter__(self) -> Iterator[StepJudgement]:
-        for block in self._blocks:
-            yield from _unpack(block)
+        for place, size_bytes in self._blocks:
+            yield from _unpack(self._spill.get(place, 0, size_bytes))
         yield from list(self._newest)
 
 

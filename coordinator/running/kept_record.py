@@ -66,9 +66,8 @@ def pack_record(record: Record) -> Tuple[Named, Dict[str, Any]]:
     levels, map_ = record.map.pack()
     arrays: Named = {
         "map": levels,
-        "drifts": np.array(record.drifts, np.float64),
-        "loss_passed": np.array(record.loss_passed, np.bool_),
-        "rate_passed": np.array(record.rate_passed, np.bool_),
+        "loss_passed": record.loss_passed.stacked(),
+        "rate_passed": record.rate_passed.stacked(),
     }
     for side in (0, 1):
         arrays[f"losses{side}"] = record.losses[side].stacked()
@@ -95,9 +94,9 @@ def unpack_record(record: Record, arrays: Named, plain: Mapping[str, Any]) -> Li
             record.losses[side].append(np.array(loss))
             record.rates[side].append(rates)
             record.batch_digests[side].append(digest)
-    record.drifts.extend(arrays["drifts"].tolist())
-    record.loss_passed[:] = arrays["loss_passed"].tolist()
-    record.rate_passed[:] = arrays["rate_passed"].tolist()
+    for loss_passed, rate_passed in zip(arrays["loss_passed"].tolist(), arrays["rate_passed"].tolist()):
+        record.loss_passed.append(loss_passed)
+        record.rate_passed.append(rate_passed)
     record.seconds = (float(plain["seconds"][0]), float(plain["seconds"][1]))
     known = [from_plain(KnownDifference, item) for item in plain["known"]]
     record.known.update({(item.code, item.torch_name): item for item in known})

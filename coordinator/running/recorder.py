@@ -1,13 +1,12 @@
 """Takes each step's pair as it comes: judges it, writes its line to steps.jsonl, keeps what the verdict will need.
 
 Runs on the comparing thread. What is kept does not grow with the model: series of numbers, failures by name, the worst
-measures of each kind; whole arrays only for the first few steps and the first step that failed. A step costs some hundred
-bytes of series.
+measures of each kind; whole arrays only for the first few steps and the first step that failed. Series do not grow with the
+steps either: they lie in a temporary file.
 """
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
 
@@ -17,7 +16,8 @@ from stepalign.coordinator.results.result import KnownDifference
 from stepalign.coordinator.running.difference_map import DifferenceMap
 from stepalign.coordinator.running.failures import Failures
 from stepalign.coordinator.running.noise import beyond_noise
-from stepalign.coordinator.running.series import ArraySeries, NumberSeries, TextSeries
+from stepalign.coordinator.running.series import ArraySeries, FlagSeries, NumberSeries, TextSeries
+from stepalign.coordinator.running.spill import Spill
 from stepalign.coordinator.sessions.lockstep import StepPair
 
 KEPT_STEPS = 3
@@ -29,22 +29,29 @@ _LISTED_FAILURES = 20
 class Record:
     """What one drive through the steps gave."""
 
-    losses: Tuple[ArraySeries, ArraySeries] = field(default_factory=lambda: (ArraySeries(), ArraySeries()))
-    rates: Tuple[NumberSeries, NumberSeries] = field(default_factory=lambda: (NumberSeries(), NumberSeries()))
-    batch_digests: Tuple[TextSeries, TextSeries] = field(default_factory=lambda: (TextSeries(), TextSeries()))
+    losses: Tuple[ArraySeries, ArraySeries] = field(init=False)
+    rates: Tuple[NumberSeries, NumberSeries] = field(init=False)
+    batch_digests: Tuple[TextSeries, TextSeries] = field(init=False)
+    loss_passed: FlagSeries = field(init=False)
+    rate_passed: FlagSeries = field(init=False)
     seconds: Tuple[float, float] = (0.0, 0.0)
     known: Dict[Tuple[str, str], KnownDifference] = field(default_factory=dict)
     worst: Dict[str, Comparison] = field(default_factory=dict)
     counts: Dict[str, int] = field(default_factory=dict)
-    failures: Failures = field(default_factory=lambda: Failures(beyond_noise))
+    failures: Failures = field(init=False)
     pairs: Dict[int, StepPair] = field(default_factory=dict)
     pairs_size_bytes: int = 0
-    drifts: "array[float]" = field(default_factory=lambda: array("d"))
-    loss_passed: List[bool] = field(default_factory=list)
-    rate_passed: List[bool] = field(default_factory=list)
     batch_sizes: List[int] = field(default_factory=list)
     rate_pairs: Tuple[Tuple[int, int], ...] = ()
     map: DifferenceMap = field(default_factory=DifferenceMap)
+
+    def __post_init__(self) -> None:
+        spill = Spill()
+        self.losses = ArraySeries(spill), ArraySeries(spill)
+        self.rates = NumberSeries(spill), NumberSeries(spill)
+        self.batch_digests = TextSeries(spill), TextSeries(spill)
+        self.loss_passed, self.rate_passed = FlagSeries(spill), FlagSeries(spill)
+        self.failures = Failures(beyond_noise, spill)
 
     @property
     def steps(self) -> int:
@@ -96,7 +103,6 @@ class Recorder:
             if item.measures is not None and (item.kind not in record.worst or nearness(item) > nearness(record.worst[item.kind])):
                 record.worst[item.kind] = item
         record.map.note(judgement)
-        record.drifts.append(judgement.drift)
         record.loss_passed.append(all(item.passed for item in judgement.comparisons if item.kind == "loss"))
         record.rate_passed.append(all(item.passed for item in judgement.comparisons if item.kind == "lr"))
         failed_before = record.failures.first is not None

@@ -27,6 +27,7 @@ from stepalign.coordinator.running.case_record import write_case_record
 from stepalign.coordinator.running.checkpoints import Keeper, forget
 from stepalign.coordinator.running.continuing import KeptParts, as_it_was_placed, check_sides
 from stepalign.coordinator.running.details import write_details
+from stepalign.coordinator.running.heap import give_back
 from stepalign.coordinator.running.judgement import judge_run, judge_what_came
 from stepalign.coordinator.running.recorder import Recorder
 from stepalign.coordinator.running.repeated_log import NotRepeatedError, RepeatedLog
@@ -85,6 +86,7 @@ def write_all(run: Run) -> Result:
         lambda: write_loss_log(run.folder, run.record),
         lambda: _write_rates(run),
     )
+    give_back()
     if failure is None or run.error is not None:
         if run.error is None:
             forget(run.folder)
@@ -218,7 +220,4 @@ def _write_rates(run: Run) -> None:
         sides = at_milestones(run.schedule.rates[0], milestones), at_milestones(run.schedule.rates[1], milestones)
         write_rate_log(run.folder, sides, {step: run.schedule.passed_at(step) for step in milestones})
     elif run.record.steps:
-        rates = run.record.rates
-        write_rate_log(
-            run.folder, (dict(enumerate(rates[0])), dict(enumerate(rates[1]))), dict(enumerate(run.record.rate_passed))
-        )
+        write_rate_log(run.folder, run.record.rates, run.record.rate_passed)

@@ -1,42 +1,123 @@
 """Series over steps, one row a step, as the bytes of their rows: what a run keeps of each of 100,000 steps.
 
-Guarantees: a row comes back with its dtype, its shape and its bits; a step costs the bytes of its row.
+Guarantees: a row comes back with its dtype, its shape and its bits; memory holds the newest `BLOCK_STEPS` rows at most,
+all others lie in a file (`spill`).
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass, field
-from typing import Generic, Iterator, List, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Generic, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union, overload
 
 import numpy as np
 
+from stepalign.coordinator.running.spill import Place, Spill
+
 T = TypeVar("T")
+V = TypeVar("V")
+
+BLOCK_STEPS = 512
+
+
+class Steps(AnySequence[T], Generic[T]):
+    """One value for each step from step 0 on, made when it is asked for; equal to any sequence of the same values."""
+
+    @overload
+    def __getitem__(self, step: int) -> T: ...
+
+    @overload
+    def __getitem__(self, step: slice) -> Tuple[T, ...]: ...
+
+    def __getitem__(self, step: Union[int, slice]) -> Union[T, Tuple[T, ...]]:
+        if isinstance(step, slice):
+            return tuple(self._at(each) for each in range(*step.indices(len(self))))
+        place = step + len(self) if step < 0 else step
+        if not 0 <= place < len(self):
+            raise IndexError(f"no step {step}: there are {len(self)}")
+        return self._at(place)
+
+    def each(self, read: Callable[[T], V]) -> "Steps[V]":
+        """Return the series of ``read``'s values for these."""
+        return _Read(self, read)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, AnySequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(ours == theirs for ours, theirs in zip(self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return tuple, (tuple(self),)
+
+    @abstractmethod
+    def _at(self, step: int) -> T:
+        """Return the value of a step that there is."""
+
+
+class _Read(Steps[V], Generic[T, V]):
+    """What a function makes of each value of a series."""
+
+    def __init__(self, series: Steps[T], read: Callable[[T], V]) -> None:
+        self._series = series
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self._series)
+
+    def __iter__(self) -> Iterator[V]:
+        return map(self._read, self._series)
+
+    def _at(self, step: int) -> V:
+        return self._read(self._series[step])
 
 
 @dataclass
 class _Run:
-    """Successive rows of one dtype and shape."""
+    """Successive rows of one dtype and shape: whole blocks, and the rows since."""
 
     dtype: np.dtype
     shape: Tuple[int, ...]
+    spill: Spill
     count: int = 0
-    data: bytearray = field(default_factory=bytearray)
+    blocks: List[Place] = field(default_factory=list)
+    newest: bytearray = field(default_factory=bytearray)
 
-    def rows(self) -> np.ndarray:
-        return np.frombuffer(bytes(self.data), self.dtype).reshape(self.count, *self.shape)
+    def append(self, row: np.ndarray) -> None:
+        self.newest += row.tobytes()
+        self.count += 1
+        if self.count % BLOCK_STEPS == 0:
+            self.blocks.append(self.spill.put(bytes(self.newest)))
+            self.newest = bytearray()
+
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """Give all rows, some hundred at a time."""
+        for place in self.blocks:
+            yield self._rows(self.spill.get(place, 0, BLOCK_STEPS * self.row_bytes()), BLOCK_STEPS)
+        yield self._rows(bytes(self.newest), self.count % BLOCK_STEPS)
 
     def row(self, number: int) -> np.ndarray:
-        size_bytes = self.dtype.itemsize * math.prod(self.shape)
-        part = bytes(self.data[number * size_bytes : (number + 1) * size_bytes])
-        return np.frombuffer(part, self.dtype).reshape(self.shape)
+        block, place = divmod(number, BLOCK_STEPS)
+        start, stop = place * self.row_bytes(), (place + 1) * self.row_bytes()
+        is_whole = block < len(self.blocks)
+        part = self.spill.get(self.blocks[block], start, stop) if is_whole else bytes(self.newest[start:stop])
+        return self._rows(part, 1)[0, ...]
+
+    def _rows(self, data: bytes, count: int) -> np.ndarray:
+        return np.frombuffer(data, self.dtype).reshape(count, *self.shape)
 
 
-class StepSeries(ABC, Generic[T]):
-    """One row for each step from step 0 on. Subclasses say how a row is an array."""
+class StepSeries(Steps[T]):
+    """Rows as they were appended. Subclasses say how a row is an array. Several series may share one ``spill``."""
 
-    def __init__(self) -> None:
+    def __init__(self, spill: Optional[Spill] = None) -> None:
+        self._spill = Spill() if spill is None else spill
         self._runs: List[_Run] = []
         self._count = 0
 
@@ -44,27 +125,16 @@ class StepSeries(ABC, Generic[T]):
         """Take the next step's row."""
         array = self._array(row)
         if not self._runs or (self._runs[-1].dtype, self._runs[-1].shape) != (array.dtype, array.shape):
-            self._runs.append(_Run(array.dtype, array.shape))
-        self._runs[-1].data += array.tobytes()
-        self._runs[-1].count += 1
+            self._runs.append(_Run(array.dtype, array.shape, self._spill))
+        self._runs[-1].append(array)
         self._count += 1
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, step: int) -> T:
-        if not 0 <= step < self._count:
-            raise IndexError(f"no step {step}: there are {self._count}")
-        for run in self._runs:
-            if step < run.count:
-                return self._row(run.row(step))
-            step -= run.count
-        raise AssertionError("the runs have fewer rows than were counted")
-
     def __iter__(self) -> Iterator[T]:
-        for run in self._runs:
-            rows = run.rows()
-            for number in range(run.count):
+        for rows in self._parts():
+            for number in range(len(rows)):
                 yield self._row(rows[number, ...])
 
     def stacked(self) -> np.ndarray:
@@ -72,7 +142,18 @@ class StepSeries(ABC, Generic[T]):
 
         Raises ValueError if the rows have different shapes.
         """
-        return np.concatenate([run.rows() for run in self._runs]) if self._runs else np.zeros(0)
+        return np.concatenate([*self._parts()]) if self._runs else np.zeros(0)
+
+    def _at(self, step: int) -> T:
+        for run in self._runs:
+            if step < run.count:
+                return self._row(run.row(step))
+            step -= run.count
+        raise AssertionError("the runs have fewer rows than were counted")
+
+    def _parts(self) -> Iterator[np.ndarray]:
+        for run in self._runs:
+            yield from run.parts()
 
     @abstractmethod
     def _array(self, row: T) -> np.ndarray:
@@ -100,8 +181,17 @@ class NumberSeries(StepSeries[Sequence[float]]):
         return np.array(row, np.float64)
 
     def _row(self, array: np.ndarray) -> Sequence[float]:
-        numbers: List[float] = array.tolist()
-        return numbers
+        return tuple(array.tolist())
+
+
+class FlagSeries(StepSeries[bool]):
+    """Yes or no a step."""
+
+    def _array(self, row: bool) -> np.ndarray:
+        return np.array(row, np.bool_)
+
+    def _row(self, array: np.ndarray) -> bool:
+        return bool(array)
 
 
 class TextSeries(StepSeries[str]):
@@ -109,7 +199,7 @@ class TextSeries(StepSeries[str]):
 
     def joined(self) -> np.ndarray:
         """Return the bytes of all texts, a line feed between them, as uint8."""
-        lines = [np.pad(run.rows(), ((0, 0), (0, 1)), constant_values=ord("\n")).ravel() for run in self._runs]
+        lines = [np.pad(rows, ((0, 0), (0, 1)), constant_values=ord("\n")).ravel() for rows in self._parts()]
         return np.concatenate(lines)[:-1] if lines else np.zeros(0, np.uint8)
 
     def _array(self, row: str) -> np.ndarray:

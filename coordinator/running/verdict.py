@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import stepalign
 from stepalign.coordinator.cases.case import Case
@@ -30,7 +30,7 @@ def case_facts(case: Case) -> CaseFacts:
     return CaseFacts(case.name, case.steps, case.file.mode, case.file.dtype, case.file.seed)
 
 
-def side_facts(facts: Optional[WorkerFacts], digests: Iterable[str], extra: Mapping[str, Any]) -> Optional[SideFacts]:
+def side_facts(facts: Optional[WorkerFacts], digests: Sequence[str], extra: Mapping[str, Any]) -> Optional[SideFacts]:
     """Return what a worker proved to be, with the digests of the batches that it saw."""
     if facts is None:
         return None
@@ -43,7 +43,7 @@ def side_facts(facts: Optional[WorkerFacts], digests: Iterable[str], extra: Mapp
         device=facts.device,
         other_frameworks_loaded=facts.other_frameworks_loaded,
         libraries=facts.libraries,
-        batch_digests=tuple(digests),
+        batch_digests=digests,
         settings=dict(facts.settings),
         extra=dict(extra),
     )
@@ -52,10 +52,10 @@ def side_facts(facts: Optional[WorkerFacts], digests: Iterable[str], extra: Mapp
 def series_of(record: Record) -> Series:
     """Return the losses and rates, step by step."""
     return Series(
-        loss_torch=tuple(float(loss) for loss in record.losses[0]),
-        loss_paddle=tuple(float(loss) for loss in record.losses[1]),
-        lr_torch=tuple(tuple(rates) for rates in record.rates[0]),
-        lr_paddle=tuple(tuple(rates) for rates in record.rates[1]),
+        loss_torch=record.losses[0].each(float),
+        loss_paddle=record.losses[1].each(float),
+        lr_torch=record.rates[0],
+        lr_paddle=record.rates[1],
         lr_pairs=record.rate_pairs,
     )
 

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 import zlib
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from stepalign.coordinator.report import build_report, write_report
-from stepalign.coordinator.report.curves import ROOM, thin
+from stepalign.coordinator.report.curves import ROOM, chart_data, thin
 from stepalign.coordinator.report.steps_sample import StepsSample, read_sample
 from stepalign.coordinator.report.tensor_map import tensor_map
 from stepalign.coordinator.results.details_json import write_details_json
@@ -200,6 +201,19 @@ def test_thinning_keeps_a_single_peak_and_a_single_dip() -> None:
     steps = thin([curve, np.full(100_000, math.nan)], marks=[31_415])
     assert {0, 12_345, 31_415, 77_777, 99_999} <= set(steps)
     assert len(steps) <= 2 * ROOM and steps == sorted(steps)
+
+
+def test_a_thinned_chart_says_so(tmp_path: Path) -> None:
+    long, short = (chart_data(aligned(steps), read_sample(tmp_path, 1), {})["notes"] for steps in (5000, 10))
+    drawn = re.compile(r"\d+ of 5000 steps are drawn, with the peaks and dips of every curve\.")
+    assert any(map(drawn.match, long["loss"])) and any(map(drawn.match, long["rates"]))
+    assert not any("are drawn" in line for lines in short.values() for line in lines)
+
+
+def test_measured_noise_is_thinned_with_its_peaks(tmp_path: Path) -> None:
+    noise = [[step, 1e-3 if step == 3333 else 1e-9] for step in range(5000)]
+    data = chart_data(aligned(5000), read_sample(tmp_path, 1), {"noise": {"loss": noise}})["loss_difference"]
+    assert 3333 in data["noise_steps"] and len(data["noise_steps"]) == len(data["noise"]) <= ROOM + 2
 
 
 def test_without_details_the_map_has_what_the_steps_tell(tmp_path: Path) -> None:

@@ -321,7 +321,7 @@ class TestDiffLog:
     def test_a_key_that_one_side_lacks_is_a_failing_row_by_name(self) -> None:
         torch = loss_arrays({0: np.array(1.0, np.float32), 1: np.array(2.0, np.float32)})
         paddle = loss_arrays({0: np.array(1.0, np.float32), 2: np.array(2.0, np.float32)})
-        rows = diff_rows(torch, paddle, lambda key, ours, theirs: True)
+        rows = list(diff_rows(torch, paddle, lambda key, ours, theirs: True))
         assert [(row.key, row.passed) for row in rows] == [("loss_0", True), ("loss_1", False), ("loss_2", False)]
         assert np.isnan(float(rows[1].value)) and np.isnan(float(rows[2].value))
 
