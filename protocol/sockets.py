@@ -73,6 +73,17 @@ def connect_dealer(
     return socket
 
 
+def be_ready_for_large(context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    """Have pyzmq make now what messages that are not copied need, a context with threads: it is kept until the process ends,
+    and would come with the first large message, in the midst of a run.
+    """
+    with context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as other:
+        one.bind("inproc://ready")
+        other.connect("inproc://ready")
+        other.send(zmq.Frame(bytes(1), copy=False, copy_threshold=0), copy=False)
+        one.recv(copy=False)
+
+
 def send(
     socket: "zmq.Socket[bytes]",
     message: Message,

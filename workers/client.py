@@ -20,7 +20,7 @@ from stepalign.protocol import messages
 from stepalign.protocol.errors import ProtocolError
 from stepalign.protocol.memory import Memory
 from stepalign.protocol.messages import PROTOCOL_VERSION, Message, Named
-from stepalign.protocol.sockets import connect_dealer, receive, send
+from stepalign.protocol.sockets import be_ready_for_large, connect_dealer, receive, send
 from stepalign.protocol.status import StatusWriter
 from stepalign.protocol.tensors import DTYPES, LARGE_SIZE_BYTES, digest
 from stepalign.workers.capture import own_room, same_bytes
@@ -53,6 +53,7 @@ class Client:
     ) -> None:
         self.status = StatusWriter(status_path)
         self._context: "zmq.Context[zmq.Socket[bytes]]" = zmq.Context()
+        be_ready_for_large(self._context)
         self._socket = connect_dealer(self._context, endpoint, role)
         self._access: Optional[StateAccess] = None
         self._memory = memory

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,34 @@ def ends(private_temporary_folder: Path) -> Iterator[Any]:
     yield router, dealer
     context.destroy(linger=0)
     path.unlink(missing_ok=True)
+
+
+LARGE_AFTER_SMALL = """
+import os, sys
+import numpy as np, zmq
+from stepalign.protocol.messages import Batch
+from stepalign.protocol.sockets import be_ready_for_large, bind_router, connect_dealer, ipc_endpoint, receive_from, send
+
+context = zmq.Context()
+be_ready_for_large(context)
+router = bind_router(context, ipc_endpoint(sys.argv[1]))
+dealer = connect_dealer(context, ipc_endpoint(sys.argv[1]), "torch")
+for length in (1, 1 << 20, 1 << 20):
+    send(dealer, Batch(0, {"x": np.zeros(length)}))
+    receive_from(router)
+    print(len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")))
+context.destroy(linger=0)
+"""
+
+
+def test_a_first_large_message_brings_no_threads_and_no_descriptors(private_temporary_folder: Path) -> None:
+    path = private_temporary_folder / "s"
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE_AFTER_SMALL, str(path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    path.unlink(missing_ok=True)
+    small, *large = done.stdout.splitlines()
+    assert large == [small, small]
 
 
 @pytest.mark.parametrize("length", [0, 1, 999, 1 << 13, 1 << 20])
