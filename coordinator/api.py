@@ -1,14 +1,16 @@
 """stepalign in Python: `run`, `schedule`, `optimizer`, the `Result` that they return, and `record`.
 
 Guarantees: a `Result` says what the command line would have said, from the same result and in the same words; nothing
-is printed; the caller's signal handlers are put back, and a signal that came meanwhile is handed to them once the run
-folder is written. The names in ``__all__`` and the public names of `Result` are stable.
+is printed, and what a person has to start on another machine is logged as a warning; the caller's signal handlers are
+put back, and a signal that came meanwhile is handed to them once the run folder is written. The names in ``__all__``
+and the public names of `Result` are stable.
 """
 
 from __future__ import annotations
 
 import html
 import io
+import logging
 import os
 import signal
 import threading
@@ -264,7 +266,7 @@ def record(
     place = _path(out) or Path(f"{case.name}-{side}.zip")
     wanted = Wanted("all" if activations == "all" else tuple(int(step) for step in activations), noise, batches)
     with _interruptible() as interruption:
-        record_side(case, side, place, wanted, Watcher(tick=interruption.raise_if_asked))
+        record_side(case, side, place, wanted, _watcher(interruption))
     return place.absolute()
 
 
@@ -302,8 +304,12 @@ def optimizer(
 def _watched(call: Callable[[Watcher], tuple[WrittenResult, Path]], rate_steps: tuple[int, ...]) -> Result:
     """Run ``call``; a signal ends it in order, and then goes to whoever handled it before."""
     with _interruptible() as interruption:
-        result, folder = call(Watcher(tick=interruption.raise_if_asked))
+        result, folder = call(_watcher(interruption))
     return Result(result, folder.absolute(), rate_steps)
+
+
+def _watcher(interruption: Interruption) -> Watcher:
+    return Watcher(tick=interruption.raise_if_asked, notice=logging.getLogger("stepalign").warning)
 
 
 @contextmanager

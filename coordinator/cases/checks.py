@@ -113,7 +113,11 @@ def _check_hosts(case: Case, path: Path) -> None:
         if not case.side(side).host:
             continue
         if case.side(side).command:
-            raise CaseError(f"{path}: {side}.host: a command runs on this machine only; a script may run on another")
+            raise CaseError(
+                f"{path}: {side}.host: a command that owns its loop runs on this machine only. Record that side there with "
+                f"`stepalign record --side {side}` and run here with --against; or give a script with build(case), which may "
+                "run on another machine"
+            )
         if not case.file.network.bind:
             raise CaseError(
                 f"{path}: network.bind: with {side}.host it is needed: this machine's address that {case.side(side).host} "

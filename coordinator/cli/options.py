@@ -95,6 +95,15 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_bind(parser: argparse._ActionsContainer) -> None:
+    """Add ``--bind``."""
+    parser.add_argument(
+        "--bind",
+        metavar="IP[:PORT]",
+        help="where workers on other machines reach this one ([network] bind): with [torch] host or [paddle] host",
+    )
+
+
 def add_run_folder(parser: argparse.ArgumentParser) -> None:
     """Add the positional RUN."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from stepalign.coordinator.cli.log_tail import LogTail
-from stepalign.coordinator.cli.running import chosen_case
+from stepalign.coordinator.cli.running import chosen_case, print_notice
 from stepalign.coordinator.processes.interruption import Interruption
 from stepalign.coordinator.recordings.making import Steps, Wanted, record_side
 from stepalign.coordinator.running.run_state import Watcher
@@ -28,7 +28,8 @@ def record(options: argparse.Namespace) -> int:
             tail.read()
             interruption.raise_if_asked()
 
-        watcher = Watcher(phase=lambda text: None if options.quiet else _tell(text), tick=tick, folder=tail.follow)
+        phase = (lambda text: None) if options.quiet else _tell
+        watcher = Watcher(phase=phase, tick=tick, folder=tail.follow, notice=print_notice)
         record_side(case, options.side, place, wanted, watcher)
     print(f"recorded the {options.side} side in {place}; compare with: stepalign run {case.folder} --against {place}")
     return 0

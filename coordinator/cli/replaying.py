@@ -6,17 +6,20 @@ import argparse
 import json
 from typing import Any, Dict, List
 
+from stepalign.coordinator.cli.running import print_notice
 from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.processes.interruption import Interruption
 from stepalign.coordinator.results.records import to_strict
 from stepalign.coordinator.running.recorder import describe_comparison
 from stepalign.coordinator.running.replay_run import RunReplay, replay_run
+from stepalign.coordinator.running.run_state import Watcher
 
 
 def replay(options: argparse.Namespace) -> int:
     """Repeat a run up to a step and print how each module's output compares."""
     with Interruption() as interruption:
-        found = replay_run(options.run, options.step, interruption.raise_if_asked)
+        watcher = Watcher(tick=interruption.raise_if_asked, notice=print_notice)
+        found = replay_run(options.run, options.step, watcher, options.bind)
     outputs = {key: item for key, item in found.outputs.items() if not key.endswith("@input")}
     failed = [key for key, item in outputs.items() if not item.passed]
     if options.json:

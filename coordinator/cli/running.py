@@ -42,8 +42,6 @@ _OVERRIDES = ("steps", "mode", "dtype", "seed")
 @told_to_ci
 def run(options: argparse.Namespace) -> int:
     """Run a case, or two commands, or continue a run of them."""
-    if options.bind is not None:
-        options.assignments = [*options.assignments, f"network.bind={json.dumps(options.bind)}"]
     if options.resume is not None:
         options.assignments = [*recorded_assignments(options.resume), *options.assignments]
         continued = chosen_case(options)
@@ -69,8 +67,8 @@ def demo(options: argparse.Namespace) -> int:
 @told_to_ci
 def schedule(options: argparse.Namespace) -> int:
     """Compare both sides' learning rates alone."""
-    assignments = [*options.assignments, *([] if options.steps is None else [f"schedule.steps={options.steps}"])]
-    case = load_case(options.case, assignments)
+    assignments = [] if options.steps is None else [f"schedule.steps={options.steps}"]
+    case = load_case(options.case, [*_assignments(options), *assignments])
     milestones = case.file.schedule.chosen_milestones()
     return _watched(options, case, lambda watcher: run_schedule(case, options.out, watcher), milestones)
 
@@ -78,8 +76,8 @@ def schedule(options: argparse.Namespace) -> int:
 @told_to_ci
 def optimizer(options: argparse.Namespace) -> int:
     """Compare both sides' optimizers alone, under given gradients."""
-    assignments = [*options.assignments, *([] if options.steps is None else [f"optimizer.steps={options.steps}"])]
-    case = load_case(options.case, assignments, dtype=options.dtype)
+    assignments = [] if options.steps is None else [f"optimizer.steps={options.steps}"]
+    case = load_case(options.case, [*_assignments(options), *assignments], dtype=options.dtype)
     return _watched(options, case, lambda watcher: run_optimizer(case, options.out, watcher))
 
 
@@ -88,8 +86,14 @@ def chosen_case(options: argparse.Namespace) -> Case:
     commands = {side: getattr(options, side) for side in SIDES}
     overrides: Dict[str, Any] = {key: getattr(options, key) for key in _OVERRIDES}
     against = getattr(options, "against", None)
-    chosen = options.case, commands, options.data, options.config, options.assignments, options.accumulate, against
+    chosen = options.case, commands, options.data, options.config, _assignments(options), options.accumulate, against
     return choose_case(*chosen, **overrides)
+
+
+def _assignments(options: argparse.Namespace) -> Sequence[str]:
+    """Return what is set over case.toml, --bind too."""
+    bound = [] if options.bind is None else [f"network.bind={json.dumps(options.bind)}"]
+    return [*options.assignments, *bound]
 
 
 def _load(options: argparse.Namespace, folder: Path) -> Case:
@@ -120,7 +124,7 @@ def _watched(
             view.step(pair.step, case.steps, losses, (pair.reference.lr, pair.candidate.lr))
 
         watcher = Watcher(
-            view.phase, step, tick, tail.follow, view.follow_workers, view.follow_worst, notice=_print_notice
+            view.phase, step, tick, tail.follow, view.follow_workers, view.follow_worst, notice=print_notice
         )
         result, folder = call(watcher)
         tail.read()
@@ -134,6 +138,6 @@ def _watched(
     return result.exit_code
 
 
-def _print_notice(text: str) -> None:
+def print_notice(text: str) -> None:
     """Print what a person has to do, with --quiet too."""
     print(f"stepalign: {text}", file=sys.stderr, flush=True)

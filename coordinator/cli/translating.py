@@ -10,8 +10,10 @@ from typing import Literal
 from stepalign.coordinator.atlas.measured import measured
 from stepalign.coordinator.atlas.training import Part, TranslatedTraining, training_code
 from stepalign.coordinator.cases.loading import load_case
+from stepalign.coordinator.cli.running import print_notice
 from stepalign.coordinator.cli.starting import INIT_CASE
 from stepalign.coordinator.processes.interruption import Interruption
+from stepalign.coordinator.running.run_state import Watcher
 from stepalign.coordinator.running.run_translate import Expressions, run_translate
 from stepalign.protocol.errors import CaseError
 
@@ -25,7 +27,8 @@ def translate(options: argparse.Namespace) -> int:
     if is_case and (options.schedule or options.clip):
         raise CaseError("--schedule and --clip go with an expression; a case's script builds its own")
     with Interruption() as interruption:
-        translated = run_translate(load_case(folder if is_case else INIT_CASE), side, expressions, interruption.raise_if_asked)
+        watcher = Watcher(tick=interruption.raise_if_asked, notice=print_notice)
+        translated = run_translate(load_case(folder if is_case else INIT_CASE), side, expressions, watcher)
     if options.json:
         print(json.dumps(_plain(translated), indent=1))
     else:

@@ -47,6 +47,22 @@ class Wanted:
         return self.activations == "all" or step in self.activations
 
 
+@dataclass(frozen=True)
+class _Making:
+    """Who makes a recording of which side, and where to: ``logs`` is a folder for this while."""
+
+    case: Case
+    side: str
+    crew: Crew
+    logs: Path
+    watcher: Watcher
+    writer: RecordingWriter
+
+    def member(self, role: str = "") -> Member:
+        """Return a worker of the side."""
+        return self.crew.member(self.case, self.side, self.logs, role)
+
+
 def record_side(case: Case, side: str, place: Path, wanted: Wanted, watcher: Watcher) -> Path:
     """Run one side of a case alone and keep it at ``place``, a new folder or .zip; return the place.
 
@@ -55,8 +71,13 @@ def record_side(case: Case, side: str, place: Path, wanted: Wanted, watcher: Wat
     _check_recordable(case, side)
     writer = RecordingWriter(place)
     try:
-        with tempfile.TemporaryDirectory(prefix="stepalign-record-") as logs:
-            index = _record(case, side, Path(logs), wanted, watcher, writer)
+        with tempfile.TemporaryDirectory(prefix="stepalign-record-") as name:
+            logs = Path(name)
+            watcher.phase("reading the data")
+            batches = BatchSource(case)
+            watcher.folder(logs)
+            with find_crew(case, (side,), watcher.meeting(logs)) as crew:
+                index = _record(_Making(case, side, crew, logs, watcher, writer), batches, wanted)
         writer.finish(index)
     finally:
         writer.discard()
@@ -79,16 +100,10 @@ def _check_recordable(case: Case, side: str) -> None:
         raise CaseError("compare.resync gives paddle the torch side's state: record the torch side, or set it to 0")
 
 
-def _record(
-    case: Case, side: str, logs: Path, wanted: Wanted, watcher: Watcher, writer: RecordingWriter
-) -> Dict[str, Any]:
-    watcher.phase("reading the data")
-    batches = BatchSource(case)
-    crew = find_crew(case, (side,))
-    watcher.folder(logs)
-    member = crew.member(case, side, logs)
+def _record(making: _Making, batches: BatchSource, wanted: Wanted) -> Dict[str, Any]:
+    case, side, watcher, writer = making.case, making.side, making.watcher, making.writer
     control = wanted.noise and side == "torch"
-    members = (member, replace(crew.member(case, side, logs, CONTROL), jitter=True)) if control else (member,)
+    members = (making.member(), replace(making.member(CONTROL), jitter=True)) if control else (making.member(),)
     with Session(case, members, "train", watcher.tick) as session:
         watcher.phase(f"starting the {side} side" + (" and its noise control" if control else ""))
         session.start()
@@ -109,7 +124,7 @@ def _record(
             if wanted.batches and (step == 0 or digest(arrays) != lines[0]["batch_digest"]):
                 writer.add(f"batches/{step:06}.npz", arrays)
             lines.append({"kinds": asked, "batch_digest": results[0].batch_digest, "seconds": results[0].seconds})
-    schedule = _record_schedule(case, side, crew, logs, watcher, writer)
+    schedule = _record_schedule(making)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -170,16 +185,14 @@ def _flat(result: StepResult) -> Mapping[str, np.ndarray]:
     return {"lr": np.asarray(result.lr, np.float64), "loss": result.loss, **named}
 
 
-def _record_schedule(
-    case: Case, side: str, crew: Crew, logs: Path, watcher: Watcher, writer: RecordingWriter
-) -> Optional[Dict[str, Any]]:
+def _record_schedule(making: _Making) -> Optional[Dict[str, Any]]:
+    case, side = making.case, making.side
     if not defines_schedule(case)[side]:
         return None
-    watcher.phase(f"recording {case.file.schedule.steps} steps of the schedule")
-    member = crew.member(case, side, logs)
-    with Session(case, (member,), "schedule", watcher.tick) as session:
+    making.watcher.phase(f"recording {case.file.schedule.steps} steps of the schedule")
+    with Session(case, (making.member(),), "schedule", making.watcher.tick) as session:
         session.start()
         ready = session.build_schedules()[side]
         rates = session.read_rates(case.file.schedule.steps)[side]
-    writer.add("schedule.npz", {"rates": rates})
+    making.writer.add("schedule.npz", {"rates": rates})
     return {"scheduler": None if ready.scheduler is None else to_plain(ready.scheduler), "steps": len(rates)}

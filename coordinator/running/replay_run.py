@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Dict, List, Optional
 
 from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.recordings.batches import open_batches
@@ -12,6 +12,7 @@ from stepalign.coordinator.results.records import from_strict_number, read_steps
 from stepalign.coordinator.running.case_record import read_case_record
 from stepalign.coordinator.running.locate import compare_modules
 from stepalign.coordinator.running.replay import replay_steps
+from stepalign.coordinator.running.run_state import Watcher
 from stepalign.coordinator.sessions.members import find_crew
 from stepalign.protocol.errors import CaseError
 
@@ -25,17 +26,23 @@ class RunReplay:
     unlike: List[int]
 
 
-def replay_run(folder: Path, step: int, on_tick: Callable[[], None]) -> RunReplay:
-    """Replay the run of ``folder`` to ``step``. Raises CaseError if the run has no such step or its case has changed."""
+def replay_run(folder: Path, step: int, watcher: Watcher, bind: Optional[str] = None) -> RunReplay:
+    """Replay the run of ``folder`` to ``step``; ``bind`` replaces [network] bind.
+
+    Raises CaseError if the run has no such step or its case has changed.
+    """
     recorded = read_steps(folder)
     if not 0 <= step < len(recorded):
         raise CaseError(f"{folder}: no step {step}: the run finished {len(recorded)} steps, counted from 0")
     case = read_case_record(folder)
+    if bind is not None:
+        case = replace(case, file=replace(case.file, network=replace(case.file.network, bind=bind)))
     batches = open_batches(case)
     changed = [number for number in range(step + 1) if batches.digest(number) != recorded[number]["batch_digest"]]
     if changed:
         raise CaseError(f"{folder}: the data have changed since: the batch of step {changed[0]} has another digest")
-    replayed = replay_steps(case, find_crew(case), folder, (step,), ("*",), batches, on_tick)
+    with find_crew(case, meeting=watcher.meeting(folder)) as crew:
+        replayed = replay_steps(case, crew, folder, (step,), ("*",), batches, watcher.tick)
     pair = replayed.pairs[0]
     torch, paddle = (side.tensors.get("activation", {}) for side in (pair.reference, pair.candidate))
     unlike = [

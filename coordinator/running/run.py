@@ -35,7 +35,6 @@ from stepalign.coordinator.running.run_state import Run, Watcher
 from stepalign.coordinator.running.schedule import at_milestones, compare_schedules, defines_schedule
 from stepalign.coordinator.running.verdict import result_of
 from stepalign.coordinator.sessions.lockstep import Keeping, StepPair, StepPlan
-from stepalign.coordinator.sessions.meeting import Meeting
 from stepalign.coordinator.sessions.members import both, find_crew
 from stepalign.coordinator.sessions.naming import unused_patterns
 from stepalign.coordinator.sessions.session import Session
@@ -106,8 +105,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
     watcher.phase("reading the data")
     run.batches = open_batches(case)
     run.batches[0]
-    meeting = Meeting(run.folder, watcher.notice, watcher.tick)
-    run.crew = find_crew(as_it_was_placed(run), meeting=meeting)
+    run.crew = find_crew(as_it_was_placed(run), meeting=watcher.meeting(run.folder))
     run.warnings += [*run.crew.placement.warnings, *run.crew.placement.notes]
     with (
         StepsLog(run.folder / STEPS_NAME) as log,

@@ -99,8 +99,8 @@ def run_optimizer(case: Case, out: Path | None, watcher: Watcher) -> tuple[Resul
 
 def _drive(run: _Run, folder: Path, watcher: Watcher) -> None:
     case = run.case
-    crew = find_crew(case)
     with (
+        find_crew(case, meeting=watcher.meeting(folder)) as crew,
         StepsLog(folder / UPDATES_NAME) as log,
         OptimizerSession(case, both(case, crew, folder), watcher.tick) as session,
     ):

@@ -26,9 +26,9 @@ def run_schedule(case: Case, out: Optional[Path], watcher: Watcher) -> Tuple[Res
     outcome: Optional[ScheduleOutcome] = None
     error: Optional[BaseException] = None
     try:
-        crew = find_crew(case)
-        watcher.phase(f"comparing {case.file.schedule.steps} steps of both schedules")
-        outcome = compare_schedules(case, crew, folder, watcher.tick)
+        with find_crew(case, meeting=watcher.meeting(folder)) as crew:
+            watcher.phase(f"comparing {case.file.schedule.steps} steps of both schedules")
+            outcome = compare_schedules(case, crew, folder, watcher.tick)
     except (StepalignError, KeyboardInterrupt) as caught:
         error = caught
     except REFUSALS as refused:

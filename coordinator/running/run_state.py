@@ -17,6 +17,7 @@ from stepalign.coordinator.running.noise import Noise
 from stepalign.coordinator.running.recorder import Record
 from stepalign.coordinator.running.schedule import ScheduleOutcome
 from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
+from stepalign.coordinator.sessions.meeting import Meeting
 from stepalign.coordinator.sessions.members import Crew
 from stepalign.coordinator.sessions.session import Session
 from stepalign.protocol.messages import Named, WorkerFacts
@@ -39,6 +40,10 @@ class Watcher:
     workers: Callable[[Callable[[], Dict[str, Status]]], None] = lambda states: None
     worst: Callable[[Dict[str, Comparison]], None] = lambda worst: None
     notice: Callable[[str], None] = lambda text: None
+
+    def meeting(self, folder: Path) -> Meeting:
+        """Return where a run of ``folder`` meets its other machines."""
+        return Meeting(folder, self.notice, self.tick)
 
 
 @dataclass(frozen=True)

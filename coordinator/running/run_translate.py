@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from stepalign.coordinator.atlas.calls import from_plain
 from stepalign.coordinator.atlas.pairing import NoCounterpart
 from stepalign.coordinator.atlas.training import Construction, TranslatedTraining, translate_training
 from stepalign.coordinator.cases.case import Case
+from stepalign.coordinator.running.run_state import Watcher
 from stepalign.coordinator.sessions.construction_session import ConstructionSession
 from stepalign.coordinator.sessions.members import find_crew
 from stepalign.protocol.errors import CaseError
@@ -59,17 +60,20 @@ def clip(model, params):
 
 
 def run_translate(
-    case: Case, side: Side, expressions: Expressions | None, on_tick: Callable[[], None]
+    case: Case, side: Side, expressions: Expressions | None, watcher: Watcher
 ) -> TranslatedTraining:
     """Return the other side's training for one side's expressions or, where there are none, its script.
 
     Raises CaseError where something has no counterpart that was measured, with the reason.
     """
-    with tempfile.TemporaryDirectory(prefix="stepalign-translate-") as folder:
-        member = find_crew(case).member(case, side, Path(folder))
-        with ConstructionSession(case, member, on_tick) as session:
+    with tempfile.TemporaryDirectory(prefix="stepalign-translate-") as name:
+        folder = Path(name)
+        with (
+            find_crew(case, (side,), watcher.meeting(folder)) as crew,
+            ConstructionSession(case, crew.member(case, side, folder), watcher.tick) as session,
+        ):
             session.start()
-            script = None if expressions is None else write_expressions(expressions, side, Path(folder) / "expressions.py")
+            script = None if expressions is None else write_expressions(expressions, side, folder / "expressions.py")
             return translated(side, session.construct(script))
 
 

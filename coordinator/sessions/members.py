@@ -7,7 +7,8 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple
+from types import TracebackType
+from typing import Dict, Optional, Sequence, Tuple, Type
 
 from stepalign.coordinator.cases.case import SIDES, Case
 from stepalign.coordinator.devices.cores import available_cores
@@ -24,12 +25,20 @@ from stepalign.protocol.messages import WorkerFacts
 
 @dataclass(frozen=True)
 class Crew:
-    """The interpreters and the placement of one run."""
+    """The interpreters and the placement of one run, and its other machines, which are dismissed at the end."""
 
     interpreters: Dict[str, Interpreter]
     facts: Dict[str, InterpreterFacts]
     placement: Placement
     machines: Optional[Machines] = None
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Dismiss the other machines, if there are any."""
@@ -71,7 +80,7 @@ def find_crew(case: Case, sides: Sequence[str] = SIDES, meeting: Optional[Meetin
     live = [side for side in sides if recording is None or side != recording.side]
     remote = [side for side in live if case.side(side).host]
     if remote and meeting is None:
-        raise CaseError(f"[{remote[0]}] host: only `stepalign run` works with several machines")
+        raise CaseError(f"[{remote[0]}] host: both sides run on this machine here: leave the key out")
     interpreters: Dict[str, Interpreter] = {}
     facts: Dict[str, InterpreterFacts] = {}
     for side in live:

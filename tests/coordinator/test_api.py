@@ -42,9 +42,12 @@ class Asked:
     case: Case | None = None
     out: Path | None = None
     signal: signal.Signals | None = None
+    notice: str = ""
 
     def __call__(self, case: Case, out: Path | None, watcher: Watcher) -> tuple[Result, Path]:
         self.case, self.out = case, out
+        if self.notice:
+            watcher.notice(self.notice)
         if self.signal is not None:
             os.kill(os.getpid(), self.signal)
             try:
@@ -89,6 +92,17 @@ def test_every_stable_name_is_there_and_has_a_type() -> None:
     assert imported == set(stepalign.__all__) - {"__version__"}
     (listed,) = (ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign))
     assert listed == stepalign.__all__
+
+
+def test_what_a_person_has_to_start_is_logged_and_nothing_is_printed(
+    asked: Asked, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked.notice = "start there: stepalign worker --connect tcp://192.0.2.1:7"
+    stepalign.run(write_case(tmp_path / "case"))
+    assert [(record.name, record.levelname, record.message) for record in caplog.records] == [
+        ("stepalign", "WARNING", asked.notice)
+    ]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

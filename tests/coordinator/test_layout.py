@@ -137,15 +137,17 @@ def test_every_module_is_importable_where_no_framework_is_and_imports_none(tmp_p
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy of the sources, so that nothing is written beside them."""
-    source = tmp_path_factory.mktemp("source")
+    return build_wheel(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))
+
+
+def build_wheel(source: Path, out: Path) -> Path:
+    """Build the wheel in ``out`` from a copy of the sources in ``source``, so that nothing is written beside them."""
     leave = shutil.ignore_patterns("__pycache__", ".*_cache")
     for name in SOURCES:
         shutil.copytree(ROOT / name, source / name, ignore=leave)
     for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source / name)
-    out = tmp_path_factory.mktemp("wheel")
     isolated = ["--no-build-isolation"] if can_build_here() else []
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--disable-pip-version-check", *isolated]
     done = subprocess.run([*command, "--wheel-dir", str(out), str(source)], capture_output=True, text=True, timeout=280)

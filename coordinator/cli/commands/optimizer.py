@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stepalign.coordinator.cli.command import Command
-from stepalign.coordinator.cli.options import add_assignments, add_case, add_output
+from stepalign.coordinator.cli.options import add_assignments, add_bind, add_case, add_output
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=("float32", "float64"), help="the dtype of parameters and arithmetic")
     add_assignments(group)
     add_output(parser)
+    add_bind(parser)
 
 
 COMMAND = Command(

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from stepalign.coordinator.cli.command import Command
-from stepalign.coordinator.cli.options import add_case_options, add_case_or_commands
+from stepalign.coordinator.cli.options import add_bind, add_case_options, add_case_or_commands
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_case_or_commands(parser)
     parser.add_argument("--side", choices=("torch", "paddle"), default="torch", help="the side to record (default: torch)")
     add_case_options(parser)
+    add_bind(parser)
     group = parser.add_argument_group("what is kept")
     group.add_argument(
         "--activations",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 
 from stepalign.coordinator.cli.command import Command
-from stepalign.coordinator.cli.options import add_run_folder
+from stepalign.coordinator.cli.options import add_bind, add_run_folder
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_folder(parser)
     parser.add_argument("--step", type=int, required=True, metavar="N", help="the step, counted from 0")
+    add_bind(parser)
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
 
 

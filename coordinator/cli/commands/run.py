@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from stepalign.coordinator.cli.command import Command
-from stepalign.coordinator.cli.options import add_case_options, add_case_or_commands, add_output
+from stepalign.coordinator.cli.options import add_bind, add_case_options, add_case_or_commands, add_output
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,11 +16,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_case_options(parser)
     add_output(parser)
-    parser.add_argument(
-        "--bind",
-        metavar="IP[:PORT]",
-        help="where workers on other machines reach this one ([network] bind): with [torch] host or [paddle] host",
-    )
+    add_bind(parser)
     parser.add_argument(
         "--resume",
         type=Path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stepalign.coordinator.cli.command import Command
-from stepalign.coordinator.cli.options import add_assignments, add_case, add_output
+from stepalign.coordinator.cli.options import add_assignments, add_bind, add_case, add_output
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=int, metavar="N", help="how many steps of the schedule to compare")
     add_assignments(group)
     add_output(parser)
+    add_bind(parser)
 
 
 COMMAND = Command(

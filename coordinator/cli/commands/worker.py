@@ -24,9 +24,10 @@ COMMAND = Command(
     group="compare",
     order=60,
     description="""\
-Run the workers of one side on this machine, for a `stepalign run` on another
-whose case says [torch] host or [paddle] host. That run prints this command and
-makes the key; each run makes a new one.
+Run the workers of one side on this machine, for a `stepalign run`, `schedule`,
+`optimizer`, `record` or `replay` on another machine, of a case that says
+[torch] host or [paddle] host. That command prints this one and makes the key;
+each makes a new one.
 """,
     examples=(
         ("as the run prints it", "stepalign worker --connect tcp://192.0.2.1:41233 --key torch.key --case my_case"),
