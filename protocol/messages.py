@@ -2,8 +2,9 @@
 
 The conversation: Hello, Configure, Ready, with shared dropout ShareDropout/DropoutShared, then weights
 (SendWeights/Weights, LoadWeights/WeightsLoaded), then, to resume, LoadCheckpoint/CheckpointLoaded, then any number of
-Batch/StepResult with LoadState and SendCheckpoint/Checkpoint between, then Finish/Finished; or ReadRates/Rates instead
-of steps; or, for optimizers alone, any number of BuildOptimizer/Ready, each followed by weights and by
+Batch/StepResult with LoadState and SendCheckpoint/Checkpoint between, then Finish/Finished. Batches stands for several
+Batch in a row, each with a StepResult of its own, which may come by the journal (`journal`). ReadRates/Rates instead of
+steps; or, for optimizers alone, any number of BuildOptimizer/Ready, each followed by weights and by
 ApplyGradients/GradientsApplied or ReadRates/Rates. A worker answers Failed at any point and ends. Arrays travel beside
 the header, see `tensors`.
 """
@@ -11,13 +12,13 @@ the header, see `tensors`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Literal, Optional, Tuple, Union, get_args
+from typing import Any, Dict, Iterator, List, Literal, Optional, Tuple, Union, get_args
 
 import numpy as np
 
 from stepalign.protocol.specs import Declaration, Scalar, SchedulerSpec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 Named = Dict[str, np.ndarray]
 
@@ -193,6 +194,23 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Batches:
+    """The input of several steps in a row, from ``first`` on, and what to collect in each. None: the arrays are those of
+    the batch before.
+    """
+
+    first: int
+    arrays: List[Optional[Named]]
+    kinds: Tuple[str, ...] = ()
+    activations: Tuple[str, ...] = ()
+
+    def each(self) -> Iterator[Batch]:
+        """Return the batch of each step."""
+        for step, arrays in enumerate(self.arrays, self.first):
+            yield Batch(step, arrays or {}, self.kinds, self.activations, arrays is None)
+
+
+@dataclass(frozen=True)
 class StepResult:
     """One finished step. ``lr`` has the rate that this update used for each group; ``tensors`` is by kind, then name.
 
@@ -361,7 +379,7 @@ Message = Union[
     Hello, Configure, Ready, ScheduleReady, ShareDropout, DropoutShared, SendWeights, Weights,
     LoadWeights, WeightsLoaded, LoadState, StateLoaded,
     SendCheckpoint, Checkpoint, LoadCheckpoint, CheckpointLoaded,
-    Batch, StepResult, BuildOptimizer, ApplyGradients, GradientsApplied, ReadRates, Rates,
+    Batch, Batches, StepResult, BuildOptimizer, ApplyGradients, GradientsApplied, ReadRates, Rates,
     Construct, Constructed, Finish, Finished, Failed,
     Attached, Launch, EndWorker, Heartbeat, Heard, Dismissed,
 ]  # fmt: skip

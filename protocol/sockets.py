@@ -15,6 +15,7 @@ from stepalign.protocol.errors import ProtocolError
 from stepalign.protocol.framing import decode, encode
 from stepalign.protocol.memory import Memory
 from stepalign.protocol.messages import Message
+from stepalign.protocol.tensors import Buffer
 
 MAX_IPC_PATH_BYTES = 107
 MAX_FRAMES = 1 << 16
@@ -92,7 +93,11 @@ def send(
     flags: int = 0,
 ) -> None:
     """Send ``message``; through a ROUTER, to ``identity``. Large arrays must stay unchanged until the peer answers."""
-    frames = encode(message, memory)
+    send_frames(socket, encode(message, memory), identity, flags)
+
+
+def send_frames(socket: "zmq.Socket[bytes]", frames: List[Buffer], identity: str = "", flags: int = 0) -> None:
+    """Send a message that is encoded already."""
     if identity:
         frames.insert(0, identity.encode())
     socket.send_multipart(frames, flags, copy=sum(memoryview(item).nbytes for item in frames) < _KEEP_COPYING_BELOW_BYTES)

@@ -28,14 +28,11 @@ def main() -> NoReturn:
     endpoint = os.environ["STEPALIGN_ENDPOINT"]
     startup.secure(framework)
     try:
-        from stepalign.protocol.memory import inherit_memory
         from stepalign.workers import runtime
-        from stepalign.workers.client import Client
+        from stepalign.workers.client import Client, inherited
     except ImportError as error:
         startup.end_without_packages(error)
-    shared = os.environ.get("STEPALIGN_MEMORY")
-    memory = inherit_memory(shared) if shared else None
-    client = Client(endpoint, role, framework, os.environ["STEPALIGN_STATUS"], memory)
+    client = Client(endpoint, role, framework, os.environ["STEPALIGN_STATUS"], *inherited())
     code = runtime.serve(client, framework)
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a script may have closed or replaced them
         sys.stdout.flush()

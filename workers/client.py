@@ -1,7 +1,8 @@
 """A worker's end of the conversation: next batch, initial weights, report a step.
 
 Requests about weights and state are answered inside `next_batch`, through the functions of a `StateAccess`, so that a
-loop built on this client only sees batches.
+loop built on this client only sees batches. Where several steps were asked for by one message, results but the last are
+written into the journal and wake nobody, unless they take long.
 """
 
 from __future__ import annotations
@@ -10,20 +11,27 @@ import math
 import os
 import platform
 import sys
+import time
+from collections import deque
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Deque, Dict, List, Optional, Tuple
 
 import numpy as np
 import zmq
 
 from stepalign.protocol import messages
 from stepalign.protocol.errors import ProtocolError
-from stepalign.protocol.memory import Memory
+from stepalign.protocol.framing import encode
+from stepalign.protocol.journal import JournalWriter
+from stepalign.protocol.memory import Memory, inherit_memory
 from stepalign.protocol.messages import PROTOCOL_VERSION, Message, Named
-from stepalign.protocol.sockets import be_ready_for_large, connect_dealer, receive, send
+from stepalign.protocol.sockets import be_ready_for_large, connect_dealer, receive, send_frames
 from stepalign.protocol.status import StatusWriter
-from stepalign.protocol.tensors import DTYPES, LARGE_SIZE_BYTES, digest
+from stepalign.protocol.tensors import DTYPES, LARGE_SIZE_BYTES, Buffer, digest
 from stepalign.workers.capture import own_room, same_bytes
+
+WAKE_AFTER_S = 0.04
+"""A result is sent at once, and what the journal holds is read with it, if the last message was sent so long ago."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +54,17 @@ class Client:
     """One worker's connection. Announces itself on creation.
 
     ``memory`` is shared with the coordinator where both run on one machine; without it everything travels as frames.
+    ``journal`` is there where the coordinator started this process.
     """
 
     def __init__(
-        self, endpoint: str, role: str, framework: str, status_path: str, memory: Optional[Memory] = None
+        self,
+        endpoint: str,
+        role: str,
+        framework: str,
+        status_path: str,
+        memory: Optional[Memory] = None,
+        journal: Optional[JournalWriter] = None,
     ) -> None:
         self.status = StatusWriter(status_path)
         self._context: "zmq.Context[zmq.Socket[bytes]]" = zmq.Context()
@@ -57,6 +72,10 @@ class Client:
         self._socket = connect_dealer(self._context, endpoint, role)
         self._access: Optional[StateAccess] = None
         self._memory = memory
+        self._journal = journal
+        self._sent = 0
+        self._sent_s = 0.0
+        self._waiting: Deque[messages.Batch] = deque()
         self._batch: Optional[messages.Batch] = None
         self._digest: Optional[str] = None
         self._pid = os.getpid()
@@ -67,7 +86,18 @@ class Client:
     def send(self, message: Message) -> None:
         """Send one message; its large arrays must not change until the coordinator has answered."""
         self._end_forks()
-        send(self._socket, message, memory=self._memory)
+        frames = encode(message, self._memory)
+        if isinstance(message, messages.StepResult) and self._write_down(frames):
+            return
+        send_frames(self._socket, frames)
+        self._sent += 1
+        self._sent_s = time.monotonic()
+
+    def _write_down(self, frames: List[Buffer]) -> bool:
+        """Write a result into the journal, if the next step is known already and a message was sent lately."""
+        if self._journal is None or not self._waiting or time.monotonic() - self._sent_s >= WAKE_AFTER_S:
+            return False
+        return self._journal.append(self._sent, frames)
 
     def receive(self) -> Message:
         """Wait for the coordinator's next message."""
@@ -101,14 +131,18 @@ class Client:
 
     def next_batch(self) -> Optional[messages.Batch]:
         """Wait for the next batch, answering what comes before it; None when the run is over."""
-        while True:
+        while not self._waiting:
             message = self.receive()
             if isinstance(message, messages.Batch):
                 return self._take(message)
+            if isinstance(message, messages.Batches):
+                self._waiting.extend(message.each())
+                continue
             if isinstance(message, messages.Finish):
                 return None
             self.send(self.answer(message))
             self.status.leave_step()
+        return self._take(self._waiting.popleft())
 
     def _take(self, batch: messages.Batch) -> messages.Batch:
         """Return a batch with its arrays: its own, or those that were kept of the batch before."""
@@ -169,6 +203,16 @@ class Client:
         """Flush what was sent, for a second at most, and close."""
         self._context.destroy(linger=1000)
         self.status.close()
+        if self._journal is not None:
+            self._journal.close()
+
+
+def inherited() -> Tuple[Optional[Memory], Optional[JournalWriter]]:
+    """Return what this process was started with, if anything: shared memory, and the journal. No child takes them for
+    its own.
+    """
+    shared, journal = (os.environ.pop(name, "") for name in ("STEPALIGN_MEMORY", "STEPALIGN_JOURNAL"))
+    return inherit_memory(shared) if shared else None, JournalWriter(int(journal)) if journal else None
 
 
 def _as_found_here(configuration: messages.Configure) -> messages.Configure:

@@ -18,12 +18,11 @@ import numpy as np
 
 from stepalign.protocol import messages
 from stepalign.protocol.errors import CaseError, ProtocolError, StepalignError
-from stepalign.protocol.memory import inherit_memory
 from stepalign.protocol.script import ScriptError, trim_traceback
 from stepalign.protocol.specs import Declaration
 from stepalign.workers import isolation, jitter
 from stepalign.workers.capture import Capture
-from stepalign.workers.client import Client, StateAccess
+from stepalign.workers.client import Client, StateAccess, inherited
 from stepalign.workers.dropout import SharedMasks
 from stepalign.workers.optimizers import OptimizerSet, merge_schedulers
 from stepalign.workers.runtime import facts_of, failure_of, import_twin, prepare, telling
@@ -60,9 +59,7 @@ class Attached:
         framework = os.environ["STEPALIGN_FRAMEWORK"]
         names = ("STEPALIGN_ENDPOINT", "STEPALIGN_ROLE", "STEPALIGN_STATUS")
         endpoint, role, status = (os.environ.pop(name) for name in names)  # no child takes itself for the worker
-        shared = os.environ.pop("STEPALIGN_MEMORY", None)
-        memory = inherit_memory(shared) if shared else None
-        attached = cls(Client(endpoint, role, framework, status, memory), framework)
+        attached = cls(Client(endpoint, role, framework, status, *inherited()), framework)
         attached._configure()
         return attached
 

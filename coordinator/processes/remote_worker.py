@@ -14,6 +14,7 @@ from typing import Callable, Optional
 from stepalign.coordinator.processes.worker_log import WorkerLog
 from stepalign.coordinator.processes.worker_process import WorkerSpec, name_exit
 from stepalign.protocol.errors import StepalignError
+from stepalign.protocol.journal import JournalReader
 from stepalign.protocol.memory import Memory
 from stepalign.protocol.messages import RemoteStatus
 from stepalign.protocol.status import Status
@@ -29,6 +30,7 @@ class RemoteWorker:
     def __init__(self, spec: WorkerSpec, machine: str, tell: Callable[[str], None]) -> None:
         self.spec = spec
         self.memory: Optional[Memory] = None
+        self.journal: Optional[JournalReader] = None
         self.pidfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._machine = machine
         self._tell = tell

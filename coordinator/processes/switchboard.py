@@ -1,7 +1,8 @@
 """One poll over the workers' messages, their process handles and a deadline; a dead or hung worker is an error at once.
 
 A SIGKILLed peer leaves a ZeroMQ socket silent for ever, so each process handle is polled beside it. What a worker sent
-before it died is read first: its own last word says more than its exit code.
+before it died is read first: its own last word says more than its exit code. A worker's journal is read in front of
+each of its messages, when nothing comes, and before a fault is told.
 """
 
 from __future__ import annotations
@@ -10,7 +11,22 @@ import signal
 import time
 from collections import deque
 from pathlib import Path
-from typing import Callable, Deque, Dict, Iterable, List, Mapping, Optional, Protocol, Tuple, Type, TypeVar, Union, cast
+from typing import (
+    Callable,
+    Collection,
+    Deque,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Protocol,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+    cast,
+)
 
 import numpy as np
 import zmq
@@ -26,6 +42,8 @@ from stepalign.protocol.errors import (
     StepalignError,
     WorkerFailure,
 )
+from stepalign.protocol.framing import decode
+from stepalign.protocol.journal import JournalReader
 from stepalign.protocol.memory import Memory
 from stepalign.protocol.messages import Message
 from stepalign.protocol.sockets import bind_router, ipc_endpoint, receive_from, send
@@ -71,6 +89,8 @@ class Switchboard:
         self._poller.register(self._router, zmq.POLLIN)
         self._workers: Dict[str, Worker] = {}
         self._memories: Dict[str, Optional[Memory]] = {}
+        self._journals: Dict[str, JournalReader] = {}
+        self._received: Dict[str, int] = {}
         self._recorded: Dict[str, Answering] = {}
         self._inbox: Deque[Tuple[str, Union[Message, StepalignError]]] = deque()
         self._on_tick = on_tick
@@ -79,6 +99,9 @@ class Switchboard:
         """Listen to a worker from here on."""
         self._workers[worker.spec.role] = worker
         self._memories[worker.spec.role] = worker.memory
+        self._received[worker.spec.role] = 0
+        if worker.journal is not None:
+            self._journals[worker.spec.role] = worker.journal
         self._poller.register(worker.pidfd, zmq.POLLIN)
 
     def add_recorded(self, role: str, recorded: Answering) -> None:
@@ -98,19 +121,23 @@ class Switchboard:
         self._context.destroy(linger=0)
         self._inbox.clear()
         self._memories.clear()
+        self._journals.clear()
 
     def send(self, role: str, message: Message) -> None:
-        """Send one message to one worker."""
+        """Send one message to one worker; to one that died, nothing: `poll` tells of its death, after what it had said."""
         if role in self._recorded:
-            answer = self._recorded[role].answer(message)
-            if answer is not None:
-                self._inbox.append((role, answer))
+            for each in message.each() if isinstance(message, messages.Batches) else (message,):
+                answer = self._recorded[role].answer(each)
+                if answer is not None:
+                    self._inbox.append((role, answer))
             return
         try:
             send(self._router, message, role, self._memories.get(role))
         except zmq.ZMQError as error:
-            self._raise_if_dead([role])
-            status = self._workers[role].status()
+            worker = self._workers[role]
+            if worker.wait(1.0):
+                return
+            status = worker.status()
             where = status.phase + ("" if status.step is None else f" of step {status.step}")
             failure = WorkerFailure(
                 f"the {role} worker cannot be reached, yet runs on: {error}. It is in phase {where}. "
@@ -194,8 +221,10 @@ class Switchboard:
         dead = [role for role, worker in self._workers.items() if worker.pidfd in events]
         if dead:
             self._drain(_LAST_WORD_S)
-            if self._inbox:
-                return self._take()
+        self._read_journals(dead)
+        if self._inbox:
+            return self._take()
+        if dead:
             self._raise_if_dead(dead)
         return None
 
@@ -211,13 +240,39 @@ class Switchboard:
             role, message = receive_from(self._router, self._memories)
             if role not in self._workers:
                 continue
-            if isinstance(message, ProtocolError):
-                error = ProtocolError(f"the {role} worker broke the protocol: {message}")
-                self._inbox.append((role, note_fault(error, role, *self._whereabouts(role))))
-            elif isinstance(message, messages.Failed):
-                self._inbox.append((role, self._as_error(role, message)))
+            if isinstance(message, (ProtocolError, messages.Failed)):
+                self._read_journals()  # what all have done by now is not lost by the fault of one
             else:
-                self._inbox.append((role, message))
+                self._read_journal(role)
+            self._received[role] += 1
+            self._admit(role, message)
+
+    def _admit(self, role: str, message: Union[Message, ProtocolError]) -> None:
+        if isinstance(message, ProtocolError):
+            error = ProtocolError(f"the {role} worker broke the protocol: {message}")
+            self._inbox.append((role, note_fault(error, role, *self._whereabouts(role))))
+        elif isinstance(message, messages.Failed):
+            self._inbox.append((role, self._as_error(role, message)))
+        else:
+            self._inbox.append((role, message))
+
+    def _read_journals(self, dead: Collection[str] = ()) -> None:
+        """Take in what all journals hold; of the dead, also what came after a message that is lost."""
+        for role in self._journals:
+            self._read_journal(role, role in dead)
+
+    def _read_journal(self, role: str, dead: bool = False) -> None:
+        """Take in what a worker wrote into its journal before it sent anything that has not come yet."""
+        if role not in self._journals:
+            return
+        try:
+            for frames in self._journals[role].take(None if dead else self._received[role]):
+                message = decode(frames, self._memories.get(role))
+                if not isinstance(message, messages.StepResult):
+                    raise ProtocolError(f"{type(message).__name__} came by the journal, which takes results of steps alone")
+                self._admit(role, message)
+        except ProtocolError as error:
+            self._admit(role, error)
 
     def _has_message(self, patience_s: float) -> bool:
         if cast(int, self._router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Optional, Protocol
 
 from stepalign.coordinator.processes.worker_process import WorkerSpec
+from stepalign.protocol.journal import JournalReader
 from stepalign.protocol.memory import Memory
 from stepalign.protocol.status import Status
 
@@ -14,6 +15,10 @@ class Worker(Protocol):
 
     spec: WorkerSpec
     memory: Optional[Memory]
+
+    @property
+    def journal(self) -> Optional[JournalReader]:
+        """Where it writes results of short steps; None where each comes by a message."""
 
     @property
     def pidfd(self) -> int:

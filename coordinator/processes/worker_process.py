@@ -21,6 +21,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from stepalign.coordinator.processes.worker_log import WorkerLog
 from stepalign.protocol import lifeline
 from stepalign.protocol.errors import EnvironmentFailure, StepalignError
+from stepalign.protocol.journal import open_journal
 from stepalign.protocol.memory import Memory, open_memory
 from stepalign.protocol.status import Status, create_status, is_guarded, read_pid, read_status
 
@@ -58,7 +59,8 @@ class WorkerProcess:
         self._status = create_status(status_path)
         reader, self._lifeline = os.pipe()
         self.memory: Optional[Memory] = None
-        inherited: Tuple[int, ...] = (reader,)
+        self.journal, journal = open_journal()
+        inherited: Tuple[int, ...] = (reader, journal)
         environment = {
             **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")},
             "PYTHONNOUSERSITE": "1",
@@ -69,6 +71,7 @@ class WorkerProcess:
             "STEPALIGN_ENDPOINT": endpoint,
             "STEPALIGN_STATUS": status_path,
             "STEPALIGN_LIFELINE": str(reader),
+            "STEPALIGN_JOURNAL": str(journal),
             "PYTHONUNBUFFERED": "1",
         }
         if spec.memory_mib:
@@ -80,6 +83,7 @@ class WorkerProcess:
             log = open(spec.log, "ab")  # noqa: SIM115
         except OSError as error:
             _close_all(*inherited, self._lifeline, self._status)
+            self.journal.close()
             raise StepalignError(f"the {spec.role} worker's log {spec.log} cannot be written: {error.strerror}") from None
         try:
             with log, _pinned(spec.cores):
@@ -96,6 +100,7 @@ class WorkerProcess:
             lifeline.arm(reader, self.process.pid)
         except (OSError, ValueError, _CoresRefused) as error:
             _close_all(self._lifeline, self._status)
+            self.journal.close()
             if isinstance(error, _CoresRefused):
                 raise EnvironmentFailure(f"the {spec.role} worker cannot run on {error}") from None
             raise EnvironmentFailure(
@@ -170,6 +175,7 @@ class WorkerProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.memory = None
+        self.journal.close()
         _close_all(self.pidfd, self._lifeline, self._status)
 
 

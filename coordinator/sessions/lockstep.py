@@ -4,7 +4,8 @@ Results are matched by step; neither worker waits for the other's arithmetic. Wh
 bytes: a worker is sent at most `BATCHES_AHEAD` batches that it has not answered, never more than `MAX_LEAD` steps beyond
 what was compared, and more than one step beyond it only while all of them together stay below `LEAD_SIZE_BYTES`. A step
 whose tensors would not find room in the memory that the worker shares waits until what is there was compared; a step that
-nothing is ahead of is never held back.
+nothing is ahead of is never held back. Short steps of which little is collected are asked for several by one message
+(`pace`); credit is counted in such messages then. Each is answered, judged and bound to its deadline by itself.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Callable, Deque, Dict, Optional, Set, Tuple
+from typing import Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from stepalign.coordinator.processes.switchboard import Interrupted, Switchboard, note_fault
+from stepalign.coordinator.sessions.pace import Pace
 from stepalign.protocol.errors import DeadlineExceeded, ProtocolError, StepalignError, WorkerFailure
 from stepalign.protocol.messages import (
     Batch,
+    Batches,
     Checkpoint,
     LoadState,
     Message,
@@ -31,6 +34,9 @@ from stepalign.protocol.messages import (
 BATCHES_AHEAD = 2
 MAX_LEAD = 4
 LEAD_SIZE_BYTES = 512 << 20
+TOGETHER_SIZE_BYTES = 1 << 20
+"""Of batches that are sent, and of tensors that are collected, by one message."""
+
 _TICK_S = 0.1
 WIND_DOWN_S = 5.0
 """How long an interrupted run may go on to finish the steps under way and to keep its state."""
@@ -100,6 +106,7 @@ class Lockstep:
         self._answered: Dict[str, int] = {}
         self._results: Dict[int, Dict[str, StepResult]] = {}
         self._busy_since: Dict[str, float] = {}
+        self._paces = {role: Pace() for role in self._roles}
         self._states: Dict[int, LoadState] = {}
         self._loading = 0
         self._last_sent: Dict[str, Named] = {}
@@ -138,43 +145,82 @@ class Lockstep:
             self._receive(plan, beside, until)
 
     def _wind_down(self, plan: StepPlan, beside: "_Beside") -> None:
-        """Keep both sides' state where they can be brought to one step in time, and run one more step to prove it by."""
+        """Keep both sides' state where they can be brought to one step in time, and run one more step to prove it by; else
+        take what came.
+        """
         target = max(self._sent.values())
-        if plan.keeping is None or target in (plan.first, plan.last) or not plan.keeping.due(True):
-            return
-        self._kept_before.add(target)
         self._switchboard.stop_ticking()
         try:
+            if plan.keeping is None or target in (plan.first, plan.last) or not plan.keeping.due(True):
+                self._take_what_came(plan, beside)
+                return
+            self._kept_before.add(target)
             self._drive(replace(plan, last=target + 1, keeping=None), beside, time.monotonic() + WIND_DOWN_S)
             self._collect_compared(wait=True)
         except StepalignError:
             return  # why it was interrupted is what counts
+
+    def _take_what_came(self, plan: StepPlan, beside: "_Beside") -> None:
+        while (found := self._switchboard.poll(0)) is not None:
+            self._take(*found, plan, beside)
 
     def _collect_compared(self, wait: bool = False) -> None:
         while self._compared and (wait or self._compared[0].done()):
             self._compared.popleft().result()
 
     def _send_ahead(self, role: str, plan: StepPlan) -> None:
-        while self._sent[role] < plan.last and self._has_credit(role, plan):
-            step = self._sent[role]
-            if not self._resynchronised(role, step, plan):
+        while self._sent[role] < plan.last:
+            step, together = self._sent[role], self._paces[role].together
+            if not self._has_credit(role, together, plan) or not self._resynchronised(role, step, plan):
                 return
-            arrays, digest = self._batch(step)
-            self._digests[step] = digest
-            again = self._last_sent.get(role) is arrays
-            self._last_sent[role] = arrays
-            if self._sent[role] == self._answered[role]:
-                self._busy_since[role] = time.monotonic()
+            now = time.monotonic()
+            if self._quiet(role):
+                self._busy_since[role] = now
             self._ask_for_state(role, step, plan)
-            self._switchboard.send(role, Batch(step, {} if again else arrays, plan.kinds(step), plan.activations(step), again))
-            self._sent[role] += 1
+            batches = self._next_batches(role, step, self._end_of_message(role, step, together, plan))
+            kinds, activations = plan.kinds(step), plan.activations(step)
+            if len(batches) == 1:
+                arrays = batches[0]
+                self._switchboard.send(role, Batch(step, arrays or {}, kinds, activations, arrays is None))
+            else:
+                self._switchboard.send(role, Batches(step, batches, kinds, activations))
+            self._sent[role] += len(batches)
+            self._paces[role].asked(step, len(batches), now)
 
-    def _has_credit(self, role: str, plan: StepPlan) -> bool:
-        """Say whether a worker may be sent one more batch."""
+    def _end_of_message(self, role: str, step: int, together: int, plan: StepPlan) -> int:
+        """Return the step before which one message ends: where another is to come between, or other things are collected."""
+        kinds = plan.kinds(step)
+        size_bytes = self._step_size_bytes(role, kinds)
+        if size_bytes * together > TOGETHER_SIZE_BYTES or "activation" in kinds:
+            return step + 1
+        end = min(step + together, plan.last, *(kept for kept in self._kept_before if kept > step))
+        if plan.resync and role == self._roles[1]:
+            end = min(end, step - step % plan.resync + plan.resync)
+        return next((number for number in range(step + 1, end) if plan.kinds(number) != kinds), end)
+
+    def _next_batches(self, role: str, step: int, end: int) -> List[Optional[Named]]:
+        """Return the batches of steps from ``step`` to ``end`` (exclusive) as far as they are small together, one at least;
+        None for one that is the same as the one before.
+        """
+        batches: List[Optional[Named]] = []
+        size_bytes = 0
+        for number in range(step, end):
+            arrays, digest = self._batch(number)
+            again = self._last_sent.get(role) is arrays
+            size_bytes += 0 if again else sum(array.nbytes for array in arrays.values())
+            if batches and size_bytes > TOGETHER_SIZE_BYTES:
+                break
+            self._digests[number] = digest
+            self._last_sent[role] = arrays
+            batches.append(None if again else arrays)
+        return batches
+
+    def _has_credit(self, role: str, together: int, plan: StepPlan) -> bool:
+        """Say whether a worker may be sent one more message, for ``together`` steps."""
         step, answered, compared = self._sent[role], self._answered[role], self._done - len(self._compared)
         if step == compared:
             return True
-        if step - answered >= BATCHES_AHEAD or step - compared >= MAX_LEAD:
+        if step - answered > (BATCHES_AHEAD - 1) * together or step - compared > (MAX_LEAD - 1) * together:
             return False
         sizes = {number: self._step_size_bytes(role, plan.kinds(number)) for number in range(compared, step + 1)}
         to_come = sum(size for number, size in sizes.items() if number >= answered)
@@ -229,7 +275,10 @@ class Lockstep:
         deadline = min(self._busy_since[role] for role in waiting) + self._step_timeout_s
         if until is not None and time.monotonic() >= until:
             raise DeadlineExceeded("the steps under way take longer than an interruption may")
-        role, message = self._switchboard.next(min(deadline, until or deadline), waiting, "step")
+        self._take(*self._switchboard.next(min(deadline, until or deadline), waiting, "step"), plan, beside)
+
+    def _take(self, role: str, message: Message, plan: StepPlan, beside: "_Beside") -> None:
+        """Take one message of a worker; raises what is wrong with it."""
         if isinstance(message, Checkpoint):
             self._take_state(role, message, beside)
             return
@@ -250,7 +299,8 @@ class Lockstep:
                 message.step,
             )
         self._answered[role] += 1
-        self._busy_since[role] = time.monotonic()
+        self._busy_since[role] = now = time.monotonic()
+        self._paces[role].answered(self._answered[role], now)
         if (
             plan.resync
             and role == self._roles[0]

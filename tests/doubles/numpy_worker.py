@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Tuple
 
 import msgpack
 import numpy as np
@@ -54,26 +54,26 @@ class DoubleClient(Client):
                 super().send(message)
         elif action == "wrong_version":
             frames[0] = msgpack.packb([99, *msgpack.unpackb(frames[0])[1:]])
-            self._socket.send_multipart(frames)
+            self.send_raw(frames)
             return
         elif action == "garbage":
-            self._socket.send_multipart([b"\xc1\x00garbage", b"more"])
+            self.send_raw([b"\xc1\x00garbage", b"more"])
             return
         elif action == "empty":
-            self._socket.send(b"")
+            self.send_raw([b""])
             return
         elif action == "gigabytes":
             header = msgpack.unpackb(frames[0])
             header[2]["loss"] = [0, 0, "float64", [1 << 40, 1 << 40]]
-            self._socket.send_multipart([msgpack.packb(header), *frames[1:]])
+            self.send_raw([msgpack.packb(header), *frames[1:]])
             return
         elif action == "beyond_memory":
             header = msgpack.unpackb(frames[0])
             header[2]["tensors"]["parameter"]["fc.bias"] = [-1, 1 << 40, "float64", [3]]
-            self._socket.send_multipart([msgpack.packb(header), *frames[1:]])
+            self.send_raw([msgpack.packb(header), *frames[1:]])
             return
         elif action == "gigabyte_header":
-            self._socket.send_multipart([bytes(1 << 30)])
+            self.send_raw([bytes(1 << 30)])
             return
         elif action == "one_missing":
             message = replace(message, tensors=changed(message.tensors, None))
@@ -90,7 +90,7 @@ class DoubleClient(Client):
         elif action == "other_pid":
             message = replace(message, pid=1)
         elif action == "lost_frame":
-            self._socket.send_multipart(frames[:-1])
+            self.send_raw(frames[:-1])
             return
         elif action == "wrong_framework":
             message = replace(message, facts=replace(message.facts, framework="paddle"))
@@ -98,14 +98,25 @@ class DoubleClient(Client):
             message = replace(message, facts=replace(message.facts, other_frameworks_loaded=("paddle",)))
         elif action == "silence":
             return
+        elif action == "garbage_in_journal":
+            os.write(JOURNAL, b"\xff" * 64)
+        elif action == "other_message_in_journal":
+            self._journal.append(self._sent, encode(messages.Finished()))
+        elif action == "header_in_journal":
+            self._journal.append(self._sent, [b"\xc1"])
         else:
             do(action)
         super().send(message)
         after = fault(f"after{name}", step)
         if after == "garbage":
-            self._socket.send_multipart([b"\xc1\x00garbage"])
+            self.send_raw([b"\xc1\x00garbage"])
             do("leave")
         do(after)
+
+    def send_raw(self, frames: List[bytes]) -> None:
+        """Send frames that are no message; they count as one, so that what is written down afterwards is read after them."""
+        self._socket.send_multipart(frames)
+        self._sent += 1
 
     def receive(self) -> messages.Message:
         message = super().receive()
@@ -199,6 +210,7 @@ TWIN = SimpleNamespace(
     read_rates=lambda optimizer, scheduler, steps, losses: [optimizer["lr"]] * steps,
 )
 CLIENT = []
+JOURNAL = int(os.environ.get("STEPALIGN_JOURNAL", "-1"))
 
 
 def make_client(*arguments: Any) -> Client:

@@ -69,6 +69,7 @@ EXAMPLES: "tuple[Message, ...]" = (
     messages.LoadCheckpoint(SMALL, "{}"),
     messages.CheckpointLoaded("torch: model/weight is not what was put back"),
     messages.Batch(3, {"ids": np.arange(4, dtype=np.int32)}, ("gradient", "parameter"), ("layers.*",)),
+    messages.Batches(4, [{"ids": np.arange(4, dtype=np.int32)}, None], ("gradient",), ("layers.*",)),
     messages.StepResult(
         3, [3e-5, 1e-4], np.asarray(0.6931472, np.float32), "ab" * 32,
         {"gradient": {"weight": np.ones((3, 2), np.float32)}, "buffer": {}}, ("paddle",), 0.25, {"place#0": (0.1, 4.0, 8.0)},

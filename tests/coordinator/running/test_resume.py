@@ -12,19 +12,22 @@ from typing import Any
 import pytest
 
 from stepalign.coordinator.results.reprod_npy import read_reprod_npy
+from stepalign.coordinator.sessions.pace import TOGETHER_S
 
 from ..real_cases import DATA, PADDLE_SIDE, TORCH_SIDE, Ended, stepalign, write_case
 
-STEPS = 12
+STEPS = 16
+LONG = 900
 INTERRUPT = '''
 
 def interrupt(batch):
     """Send the signal that the file ``stop`` beside this script names, at the step that it names; if it names a run
-    folder too, once that has a checkpoint.
+    folder too, once that has a checkpoint. Each step takes so long that it is asked for alone.
     """
     import os
     import time
     from pathlib import Path
+    time.sleep(PAUSE_S)
     note = Path(__file__).with_name("stop")
     if note.exists():
         step, whom, number, *out = note.read_text().split()
@@ -38,6 +41,7 @@ def interrupt(batch):
 
 
 '''
+INTERRUPT = INTERRUPT.replace("PAUSE_S", str(TOGETHER_S))
 NUMBERED = DATA.replace("for _ in", "for n in").replace("yield {", 'yield {"step": np.array(n), ')
 INTERRUPTED = TORCH_SIDE.replace("def loss(model, batch):\n", f"{INTERRUPT}def loss(model, batch):\n    interrupt(batch)\n")
 NORMED = (("nn.LayerNorm(6)", "nn.BatchNorm1D(6)"), ("nn.functional.relu(", "nn.functional.dropout(nn.functional.relu("))
@@ -227,6 +231,25 @@ def test_a_run_whose_failures_are_rounding_has_the_report_of_a_whole_one(tmp_pat
     resumed = resume(case, tmp_path / "out")
     assert_same_run(resumed, tmp_path / "out", tmp_path / "whole")
     assert resumed.result["resumed"]["from_step"] > details(tmp_path / "out")["first_failure"]["step"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_whose_steps_are_asked_for_together_ends_as_a_whole_one(number: signal.Signals, tmp_path: Path) -> None:
+    top = f"steps = {LONG}\n{KEEP.replace('0.001', '0.05')}[collect]\nkinds = []\n"
+    torch = INTERRUPTED.replace(f"time.sleep({TOGETHER_S})", "pass")
+    case = write_case(tmp_path / "case", top, torch=torch, data=NUMBERED)
+    run(case, tmp_path / "whole")
+    out = tmp_path / "out"
+    stop_at(case, LONG * 2 // 3, "coordinator", number)
+    stopped = run(case, out)
+    go_on(case)
+    assert stopped.code == (130 if number == signal.SIGINT else -number)
+    recorded = len(lines(out))
+    assert LONG // 3 < recorded < LONG
+    assert lines(out) == lines(tmp_path / "whole")[:recorded]
+    resumed = resume(case, out)
+    assert_same_run(resumed, out, tmp_path / "whole")
+    assert 0 < resumed.result["resumed"]["from_step"] <= resumed.result["resumed"]["at_step"] == recorded
 
 
 def test_what_user_code_keeps_to_itself_makes_a_run_begin_at_step_0(tmp_path: Path) -> None:

@@ -11,17 +11,30 @@ import pytest
 
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.loading import load_case
+from stepalign.coordinator.processes.switchboard import Switchboard
+from stepalign.coordinator.sessions import pace
 from stepalign.coordinator.sessions.lockstep import (
     BATCHES_AHEAD,
     LEAD_SIZE_BYTES,
     MAX_LEAD,
+    TOGETHER_SIZE_BYTES,
+    Keeping,
     Lockstep,
     StepPair,
     StepPlan,
 )
 from stepalign.coordinator.sessions.session import Session
 from stepalign.protocol.errors import DeadlineExceeded, ProtocolError, WorkerFailure
-from stepalign.protocol.messages import Batch, LoadState, Message, StateLoaded, StepResult
+from stepalign.protocol.messages import (
+    Batch,
+    Batches,
+    Checkpoint,
+    LoadState,
+    Message,
+    SendCheckpoint,
+    StateLoaded,
+    StepResult,
+)
 
 KINDS = ("gradient", "parameter")
 
@@ -102,6 +115,9 @@ def test_a_death_between_two_steps_is_told(make_case: Any, make_members: Any) ->
         ("StepResult:1=garbage", "the paddle worker broke the protocol: a header that is not msgpack came"),
         ("StepResult:1=wrong_version", "the paddle worker broke the protocol: protocol version 99 came"),
         ("StepResult:1=forever", "the paddle worker sent"),
+        ("StepResult:1=garbage_in_journal", "the paddle worker broke the protocol: a record of 4294967295 bytes came"),
+        ("StepResult:1=header_in_journal", "the paddle worker broke the protocol: a header that is not msgpack came"),
+        ("StepResult:1=other_message_in_journal", "the paddle worker broke the protocol: Finished came by the journal"),
     ],
 )
 def test_a_lie_about_a_step_ends_the_run(make_case: Any, make_members: Any, fault: str, message: str) -> None:
@@ -111,6 +127,80 @@ def test_a_lie_about_a_step_ends_the_run(make_case: Any, make_members: Any, faul
     assert caught.value.fault["side"] == "paddle"  # type: ignore[attr-defined]
     assert time.monotonic() - started < 20
     assert compared_steps() in ([], [0], [0, 1])
+
+
+LONG, LATE = 400, 377
+"""Steps that are asked for together by then, and one among them."""
+
+
+def asked_together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that fills with how many steps each message asked the torch side for."""
+    counts: list[int] = []
+    send = Switchboard.send
+
+    def noting(self: Switchboard, role: str, message: Message) -> None:
+        if role == "torch" and isinstance(message, (Batch, Batches)):
+            counts.append(len(message.arrays) if isinstance(message, Batches) else 1)
+        send(self, role, message)
+
+    monkeypatch.setattr(Switchboard, "send", noting)
+    return counts
+
+
+def test_short_steps_are_asked_for_together_and_each_is_answered(
+    make_case: Any, make_members: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = asked_together(monkeypatch)
+    pairs = run(make_case, make_members(), steps=LONG, kinds=())
+    assert [pair.step for pair in pairs] == list(range(LONG))
+    assert len({float(pair.reference.loss) for pair in pairs}) > LONG / 2
+    assert counts[0] == 1 and max(counts) > 4 and sum(counts) == LONG
+
+
+@pytest.mark.parametrize("kinds", [(), KINDS], ids=["losses", "tensors"])
+@pytest.mark.parametrize("side", ["torch", "paddle"])
+def test_a_death_among_steps_that_were_asked_for_together_loses_none_that_was_finished(
+    make_case: Any, make_members: Any, side: str, kinds: tuple[str, ...]
+) -> None:
+    with pytest.raises(WorkerFailure, match=rf"the {side} worker died in phase forward of step {LATE}: SIGKILL\(-9\)"):
+        run(make_case, make_members(**{side: f"forward:{LATE}=die_later"}), steps=LONG, kinds=kinds)
+    assert compared_steps() == list(range(LATE))
+
+
+def test_a_failure_among_steps_that_were_asked_for_together_loses_none_that_was_finished(
+    make_case: Any, make_members: Any
+) -> None:
+    with pytest.raises(WorkerFailure, match=f"the torch side failed in phase forward of step {LATE}: "):
+        run(make_case, make_members(torch=f"forward:{LATE}=raise_later"), steps=LONG, kinds=())
+    assert compared_steps() == list(range(LATE))
+
+
+def test_a_hang_among_steps_that_were_asked_for_together_meets_the_deadline_of_its_step(
+    make_case: Any, make_members: Any
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=f"the paddle worker gave no answer in time: it is in phase forward of step {LATE}"):
+        run(make_case, make_members(paddle=f"forward:{LATE}=hang"), steps=LONG, kinds=(), toml="[deadline]\nstep_s = 2.0")
+    assert compared_steps() == list(range(LATE))
+    assert time.monotonic() - started > 2.0
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("wrong_step", f"the paddle worker sent a result of step {LATE + 5}, expected step {LATE}"),
+        ("twice", f"the paddle worker sent a result of step {LATE}, expected step {LATE + 1}"),
+        ("silence", f"the paddle worker sent a result of step {LATE + 1}, expected step {LATE}"),
+        ("no_arrays", f"sent a result of step {LATE} without gradient, parameter, which it was asked for"),
+    ],
+)
+def test_a_lie_among_steps_that_were_asked_for_together_ends_the_run(
+    make_case: Any, make_members: Any, fault: str, message: str
+) -> None:
+    with pytest.raises(ProtocolError, match=message) as caught:
+        run(make_case, make_members(paddle=f"StepResult:{LATE}={fault}"), steps=LONG, toml="[deadline]\nstep_s = 5.0")
+    assert caught.value.fault["side"] == "paddle"  # type: ignore[attr-defined]
+    assert compared_steps() == list(range(len(compared_steps())))
 
 
 def test_a_step_that_never_ends_meets_its_deadline(make_case: Any, make_members: Any) -> None:
@@ -153,32 +243,46 @@ def test_the_candidate_continues_from_the_references_state_every_k_steps(make_ca
 # ------------------------------------------------------------------- the policy alone, on a switchboard made of lists
 
 
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each step asked for by a message of its own, however short it is."""
+    monkeypatch.setattr(pace, "MAX_TOGETHER", 1)
+
+
 class ListBoard:
     """A switchboard whose two workers answer when the test says so."""
 
     def __init__(self) -> None:
         self.sent: dict[str, list[Message]] = {"torch": [], "paddle": []}
+        self.together: dict[str, list[int]] = {"torch": [], "paddle": []}
         self.open: list[tuple[str, Message]] = []
         self.answered: list[tuple[str, int]] = []
         self.prefer: Callable[[list[tuple[str, Message]]], int] = lambda waiting: 0
         self.on_send: Callable[[], None] = lambda: None
         self.room: dict[str, int] = {}
+        self.kinds: Callable[[int], tuple[str, ...]] = lambda step: ()
 
     def room_bytes(self, role: str) -> int | None:
         return self.room.get(role)
 
     def send(self, role: str, message: Message) -> None:
-        self.sent[role].append(message)
-        self.open.append((role, message))
+        each = list(message.each()) if isinstance(message, Batches) else [message]
+        if isinstance(message, (Batch, Batches)):
+            self.together[role].append(len(each))
+        self.sent[role] += each
+        self.open += [(role, item) for item in each]
         self.on_send()
 
     def next(self, deadline: float, waited_for: Any, phase: str) -> tuple[str, Message]:
         role, message = self.open.pop(self.prefer(self.open))
         if isinstance(message, LoadState):
             return role, StateLoaded()
+        if isinstance(message, SendCheckpoint):
+            return role, Checkpoint({}, "", "", 0.0)
         assert isinstance(message, Batch)
         self.answered.append((role, message.step))
-        return role, StepResult(message.step, [0.1], np.asarray(1.0), "d", {}, (), 0.0)
+        tensors: dict[str, Any] = {kind: {} for kind in self.kinds(message.step)}
+        return role, StepResult(message.step, [0.1], np.asarray(1.0), "d", tensors, (), 0.0)
 
     def poll(self, timeout_s: float) -> None:
         return None
@@ -206,7 +310,7 @@ def drive(
     lockstep.run(StepPlan(0, steps, lambda step: (), lambda step: (), resync), on_pair)
 
 
-def test_the_next_batch_is_there_before_the_last_result_came() -> None:
+def test_the_next_batch_is_there_before_the_last_result_came(one_by_one: None) -> None:
     board = ListBoard()
     ahead: list[int] = []
     board.on_send = lambda: ahead.append(len(board.open))
@@ -215,7 +319,7 @@ def test_the_next_batch_is_there_before_the_last_result_came() -> None:
     assert board.steps("torch") == board.steps("paddle") == list(range(8))
 
 
-def test_a_fast_side_runs_ahead_by_a_bounded_lead_only() -> None:
+def test_a_fast_side_runs_ahead_by_a_bounded_lead_only(one_by_one: None) -> None:
     board = ListBoard()
     lead = [0]
 
@@ -230,7 +334,7 @@ def test_a_fast_side_runs_ahead_by_a_bounded_lead_only() -> None:
     assert BATCHES_AHEAD < lead[0] <= MAX_LEAD
 
 
-def test_slow_comparing_holds_the_workers_back() -> None:
+def test_slow_comparing_holds_the_workers_back(one_by_one: None) -> None:
     board = ListBoard()
     lead = [0]
     compared: list[int] = []
@@ -243,6 +347,81 @@ def test_slow_comparing_holds_the_workers_back() -> None:
     drive(board, 12, compare)
     assert compared == list(range(12))
     assert lead[0] <= MAX_LEAD
+
+
+def test_messages_grow_with_the_pace_and_are_two_ahead_at_most() -> None:
+    board = ListBoard()
+    outstanding: list[tuple[int, int]] = []
+    board.on_send = lambda: outstanding.append((len(board.steps("torch")), sum(role == "torch" for role, _ in board.answered)))
+    drive(board, 500)
+    assert board.steps("torch") == board.steps("paddle") == list(range(500))
+    assert board.together["torch"][0] == 1 and max(board.together["torch"]) > 8
+    assert max(sent - answered for sent, answered in outstanding) <= BATCHES_AHEAD * pace.MAX_TOGETHER
+
+
+def test_long_steps_are_asked_for_one_by_one() -> None:
+    board = ListBoard()
+    answer = board.next
+
+    def slowly(*arguments: Any) -> tuple[str, Message]:
+        time.sleep(pace.TOGETHER_S / 2)
+        return answer(*arguments)
+
+    board.next = slowly  # type: ignore[method-assign]
+    drive(board, 12)
+    assert board.together["torch"] == [1] * 12
+
+
+def test_a_message_ends_where_other_things_are_collected_or_a_state_is_to_come() -> None:
+    board = ListBoard()
+    drive(board, 200, resync=50)
+    for role in ("torch", "paddle"):
+        assert max(board.together[role]) > 4
+    starts = np.cumsum([0, *board.together["paddle"]])
+    assert {50, 100, 150, 200} <= set(starts.tolist())
+
+    board = ListBoard()
+    lockstep = Lockstep(board, "torch", "paddle", lambda step: ({}, "d"), 10.0)  # type: ignore[arg-type]
+    every_ten = StepPlan(0, 100, lambda step: ("gradient",) if step % 10 == 0 else (), lambda step: ())
+    board.kinds = every_ten.kinds
+    lockstep.run(every_ten, lambda pair: None)
+    for role in ("torch", "paddle"):
+        starts = np.cumsum([0, *board.together[role]])
+        assert set(range(0, 100, 10)) | set(range(1, 100, 10)) <= set(starts.tolist())
+
+
+def test_a_message_ends_before_a_state_that_is_kept() -> None:
+    board = ListBoard()
+    kept: list[int] = []
+    due = iter(range(10**6))
+    keeping = Keeping(lambda interrupted: next(due) % 4 == 3, lambda step, states: kept.append(step))
+    lockstep = Lockstep(board, "torch", "paddle", lambda step: ({}, "d"), 10.0)  # type: ignore[arg-type]
+    pairs: list[int] = []
+    lockstep.run(StepPlan(0, 400, lambda step: (), lambda step: (), 0, keeping), lambda pair: pairs.append(pair.step))
+    assert pairs == list(range(400))
+    assert kept and max(board.together["torch"]) > 4
+    for role in ("torch", "paddle"):
+        order = [message.step if isinstance(message, Batch) else -1 for message in board.sent[role]]
+        assert [order[index + 1] for index, step in enumerate(order[:-1]) if step == -1] == kept
+
+
+@pytest.mark.parametrize("size_bytes", [pace.MAX_TOGETHER, TOGETHER_SIZE_BYTES // 4])
+def test_a_message_holds_no_more_than_so_many_bytes_of_batches(size_bytes: int) -> None:
+    board = ListBoard()
+    batches = [{"x": np.full(size_bytes, step % 100, np.uint8)} for step in range(300)]
+    lockstep = Lockstep(board, "torch", "paddle", lambda step: (batches[step], "d"), 10.0)  # type: ignore[arg-type]
+    lockstep.run(StepPlan(0, 300, lambda step: (), lambda step: ()), lambda pair: None)
+    most = max(board.together["torch"])
+    assert most == 4 if size_bytes > 1000 else most > 4
+    sent = [message for message in board.sent["paddle"] if isinstance(message, Batch)]
+    assert all(message.arrays is batches[message.step] and not message.again for message in sent)
+
+
+@pytest.mark.parametrize("size_bytes", [TOGETHER_SIZE_BYTES // pace.MAX_TOGETHER, TOGETHER_SIZE_BYTES])
+def test_steps_that_collect_much_are_asked_for_one_by_one(size_bytes: int) -> None:
+    board = ListBoard()
+    drive(board, 300, size_bytes=size_bytes)
+    assert max(board.together["torch"]) == 1 if size_bytes == TOGETHER_SIZE_BYTES else max(board.together["torch"]) > 4
 
 
 def test_a_batch_is_sent_once_while_it_is_the_same_and_again_when_it_changes() -> None:
