@@ -64,14 +64,15 @@ class WeightsSection:
 class CollectSection:
     """``[collect]``: what is collected at each step beyond rates and losses.
 
-    ``budget_mib``: when one side's step would move more than this, only steps 0, 1, 2 and the last are collected whole.
+    ``budget_mib``: what one side's whole tensors may come to in the first steps together (at least three). After those
+    every 20th step and the last are collected whole.
     ``memory_mib``: the most memory that a worker shares with the coordinator in either direction, for large tensors; what
     finds no room there is sent, which takes longer. 0: everything is sent.
     """
 
     activations: Tuple[str, ...] = ()
     kinds: Tuple[Literal["gradient", "optimizer_state", "parameter", "buffer"], ...] = COLLECTED_KINDS  # type: ignore[assignment]
-    budget_mib: int = 512
+    budget_mib: int = 5120
     memory_mib: int = 4096
 
 

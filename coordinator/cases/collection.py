@@ -1,19 +1,26 @@
-"""What each step is asked to collect: everything where it fits the budget, else the steps that say most; never
-silently.
+"""What each step is asked to collect: everything while it fits the budget, then some steps on the way; never silently.
+
+What lies between such steps is not lost to a diagnosis: where something fails, the steps before it are repeated with whole
+tensors (`running.gap`).
 """
 
 from __future__ import annotations
 
-from typing import Callable, Tuple
+from dataclasses import dataclass, replace
+from typing import Tuple
 
 from stepalign.coordinator.cases.case import Case
 from stepalign.protocol.specs import Declaration
 
-Kinds = Callable[[int], Tuple[str, ...]]
-
 _STATE = ("optimizer_state", "parameter", "buffer")
 _STATE_TENSORS = 2
 """Optimizer state counts as this many tensors for each parameter: Adam's two moments."""
+
+FIRST_STEPS = 3
+"""Steps that are always whole: state is there from the second on, and the third shows what it did."""
+
+EVERY = 20
+"""Once the budget is spent, each step that is a multiple of this is whole."""
 
 
 def step_size_bytes(declaration: Declaration, kinds: Tuple[str, ...]) -> int:
@@ -39,32 +46,65 @@ def step_size_bytes(declaration: Declaration, kinds: Tuple[str, ...]) -> int:
     return sum(weight.get(kind, 0) for kind in kinds)
 
 
-def plan_collection(case: Case, declaration: Declaration) -> Tuple[Kinds, str]:
-    """Return the kinds to collect at each step, and the rule in words for the report."""
+@dataclass(frozen=True)
+class Collection:
+    """Which kinds each of ``steps`` steps is asked to collect.
+
+    Whole are the first ``whole`` steps, then every `EVERY`-th, the last, and those of ``also``. Before a whole step the
+    state that its update starts from is asked for: without it no rule could be held against the update.
+    """
+
+    wanted: Tuple[str, ...]
+    steps: int
+    whole: int
+    resync: int = 0
+    also: range = range(0)
+
+    def is_whole(self, step: int) -> bool:
+        """Say whether all wanted kinds are collected at ``step``."""
+        return step < self.whole or step % EVERY == 0 or step == self.steps - 1 or step in self.also
+
+    def kinds(self, step: int) -> Tuple[str, ...]:
+        """Return what ``step`` is asked for."""
+        kinds: Tuple[str, ...] = ()
+        if self.is_whole(step):
+            kinds = self.wanted
+        elif self.is_whole(step + 1):
+            kinds = tuple(kind for kind in self.wanted if kind in _STATE)
+        if "gradient" in kinds:
+            kinds = (*kinds, "used_gradient")
+        if self.resync and (step + 1) % self.resync == 0:
+            kinds = tuple(dict.fromkeys((*kinds, *_STATE)))
+        return kinds
+
+    def gap_before(self, step: int) -> range:
+        """Return the steps before ``step``, and itself, that are not whole, from the last whole one on; empty if there are
+        none.
+        """
+        first = step
+        while first > 0 and not self.is_whole(first - 1):
+            first -= 1
+        return range(first, step + (not self.is_whole(step)))
+
+    def with_whole(self, steps: range) -> "Collection":
+        """Return the same, with ``steps`` whole too."""
+        return replace(self, also=steps)
+
+
+def plan_collection(case: Case, declaration: Declaration) -> Tuple[Collection, str]:
+    """Return what to collect at each step, and the rule in words for the report."""
     wanted: Tuple[str, ...] = case.file.collect.kinds
     size_bytes = step_size_bytes(declaration, wanted)
-    resync, last = case.file.compare.resync, case.steps - 1
+    budget_mib = case.file.collect.budget_mib
+    affordable = (budget_mib << 20) // size_bytes if size_bytes else case.steps
+    collection = Collection(wanted, case.steps, max(FIRST_STEPS, affordable), case.file.compare.resync)
     listed = ", ".join(kind.replace("_", " ") for kind in wanted) or "rates and losses only"
-    if size_bytes <= case.file.collect.budget_mib << 20:
-        return (lambda step: _with_resync(wanted, step, resync)), f"{listed}: whole tensors, every step"
-    chosen = {0, 1, 2, last}
-    before = tuple(kind for kind in wanted if kind in _STATE)
-    rule = (
-        f"{listed}: whole tensors at steps {', '.join(str(step) for step in sorted(chosen) if step <= last)} only; "
-        f"a step moves {size_bytes >> 20} MiB a side, more than collect.budget_mib = {case.file.collect.budget_mib}"
+    if not wanted:
+        return collection, listed
+    if all(map(collection.is_whole, range(case.steps))):
+        return collection, f"{listed}: whole tensors, every step"
+    return collection, (
+        f"{listed}: whole tensors at steps 0 to {collection.whole - 1}, every {EVERY}th and the last; a step moves "
+        f"{size_bytes >> 20} MiB a side, collect.budget_mib = {budget_mib} for the first steps together. Where something "
+        f"fails later, the steps before it are repeated with whole tensors"
     )
-
-    def kinds(step: int) -> Tuple[str, ...]:
-        """Ask for what an update starts from, too, one step before the last: without it no rule can be held against it."""
-        asked = wanted if step in chosen else before if step == last - 1 else ()
-        return _with_resync(asked, step, resync)
-
-    return kinds, rule
-
-
-def _with_resync(kinds: Tuple[str, ...], step: int, resync: int) -> Tuple[str, ...]:
-    if "gradient" in kinds:
-        kinds = (*kinds, "used_gradient")
-    if resync and (step + 1) % resync == 0:
-        return tuple(dict.fromkeys((*kinds, "parameter", "optimizer_state", "buffer")))
-    return kinds

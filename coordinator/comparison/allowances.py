@@ -61,10 +61,21 @@ class Allowances:
         part = _NOISE_PART if noise else self._part(tolerance)
         return tolerance.rtol, tolerance.atol + part * spread(before, after) + self.drift * self.size(before)
 
+    def after_gap(self, reference: Optional[np.ndarray], wider: float) -> Tuple[float, float]:
+        """Return what a parameter or a slot may differ by after steps that were not compared: ``wider`` times what a slot
+        may after one.
+        """
+        tolerance = self._tolerances["optimizer_state"]
+        size = 0.0 if reference is None else self.size(reference)
+        return wider * tolerance.rtol, wider * (tolerance.atol + self._part(tolerance) * size)
+
     def noise_floor(self, gradients: Arrays) -> float:
         """Return the magnitude below which a gradient is nothing but rounding noise."""
-        largest = max((self.size(array) for array in gradients.values()), default=0.0)
-        return self._tolerances["gradient"].of_model * largest
+        return self.noise_part() * max((self.size(array) for array in gradients.values()), default=0.0)
+
+    def noise_part(self) -> float:
+        """Return the part of the model's greatest gradient below which one is nothing but rounding noise."""
+        return self._tolerances["gradient"].of_model
 
     def _part(self, tolerance: Tolerance) -> float:
         return tolerance.of_tensor + min(tolerance.per_drift * self.drift, _MOST_OF_DRIFT)

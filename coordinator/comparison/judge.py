@@ -28,6 +28,7 @@ from stepalign.coordinator.comparison.canonical import (
     relative_drift,
 )
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
+from stepalign.coordinator.comparison.gap_judge import compare_after_gap
 from stepalign.coordinator.comparison.gradient_judge import GradientJudge
 from stepalign.coordinator.comparison.judge_memory import JudgeMemory
 from stepalign.coordinator.comparison.piece_comparer import PieceComparer
@@ -114,8 +115,7 @@ class StepJudge:
     def judge(self, pair: StepPair) -> StepJudgement:
         """Return the judgement of one step.
 
-        State that comes alone after a step without any is what the next update starts from: nothing is known that it
-        could be held against.
+        State that comes alone after a step without any is what the next update starts from: it is compared by value.
         """
         sides = (pair.reference, pair.candidate)
         self._turned.expect(sum(_size_bytes(named) for side in sides for named in side.tensors.values()))
@@ -134,8 +134,12 @@ class StepJudge:
         after, state = self._canonical(sides, "parameter"), self._canonical_state(sides)
         floor = self._allowances.noise_floor(raw[0])
         start = not (self._before[0] or raw[0] or raw[1])
-        if after[0] and after[1] and not start:
-            comparisons += self._judge_updates(pair, raw, used, state, after, floor, known)
+        if after[0] and after[1]:
+            comparisons += (
+                compare_after_gap(pair.step, self._names, self._comparer, self._allowances, state, after)
+                if start
+                else self._judge_updates(pair, raw, used, state, after, floor, known)
+            )
         buffers = self._canonical(sides, "buffer")
         if (buffers[0] or buffers[1]) and not start:
             wandering = [name for name, array in raw[0].items() if is_noise(array, floor, self._allowances.size)]

@@ -76,7 +76,7 @@ def explain_clipping(traces: Sequence[ParameterTrace], groups: Sequence[Sequence
     """
     torch, paddle = (clip_pattern(traces, side, groups) for side in ("torch", "paddle"))
     if torch is None or paddle is None:
-        return []
+        return _changed_otherwise(traces)
     return rank(_compare(torch, paddle))
 
 
@@ -216,7 +216,7 @@ def _over_steps(known: Sequence[_Step], clipped: Sequence[_Step], side: str) -> 
             order, limit = next(iter(others), (2.0, 0.0))
             return ClipPattern("global", limit, order, steps, example) if others else None
         return ClipPattern("global", float(np.median(limits)), 2.0, steps, example, (), others)
-    if not _agree(limits):
+    if not _agree(limits) or any(tensor.factor > 1.0 + _SAME_LIMIT for step in clipped for tensor in step.tensors):
         return None
     names = first.names if first.kind == "partial" else ()
     return ClipPattern(first.kind, float(np.median(limits)), 2.0, steps, example, names)
@@ -278,6 +278,39 @@ def _compare(torch: ClipPattern, paddle: ClipPattern) -> list[Cause]:
     missing = paddle.kind == "none"
     confidence = 0.9 if missing else 0.95
     return [Cause(Category.GRADIENT_CLIPPING, code, confidence, evidence, f"{words}{_remedy(torch)}")]
+
+
+def _changed_otherwise(traces: Sequence[ParameterTrace]) -> list[Cause]:
+    """Return what no clip does: gradients that paddle multiplies between backward and the update, and torch does not, in the
+    first step where there are any; empty where they are changed by more than a factor.
+    """
+    changed: dict[int, dict[float, list[str]]] = {}
+    for trace in traces:
+        for ours, theirs in zip(trace.torch, trace.paddle, strict=False):
+            if ours.step != theirs.step or any(each.gradient is None or each.used is None for each in (ours, theirs)):
+                continue
+            torch, paddle = _tensor(trace, ours), _tensor(trace, theirs)
+            if not (torch.clean and paddle.clean):
+                return []
+            factor = paddle.factor / torch.factor if torch.factor else float("inf")
+            if abs(factor - 1.0) > 10 * _SAME_LIMIT:
+                changed.setdefault(ours.step, {}).setdefault(float(f"{factor:.4g}"), []).append(trace.torch_name)
+    if not changed:
+        return []
+    step = min(changed)
+    told = "; ".join(
+        f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} by {factor:g} times what torch does"
+        for factor, names in changed[step].items()
+    )
+    return [
+        Cause(
+            Category.GRADIENT_CLIPPING,
+            "changed_before_update",
+            0.9,
+            f"at step {step} paddle multiplies gradients between backward and the update: {told}; no clip does that",
+            "have the after_backward of both sides do the same to these gradients",
+        )
+    ]
 
 
 _CODES: dict[str, tuple[str, str]] = {

@@ -28,10 +28,9 @@ def update_traces(
         groups, hyper = group_of(optimizer), hyperparameters(optimizer)
         before = names.canonical(side, initial[side])
         state_before: States = {}
-        known = True
         for step in sorted(pairs):
             result = _side(pairs[step], number)
-            known = step == 0 or (known and step - 1 in pairs)
+            known = step == 0 or step - 1 in pairs
             after, state = (
                 names.canonical(side, result.tensors.get("parameter", {})),
                 canonical_state(names, side, result.tensors.get("optimizer_state", {})),

@@ -111,12 +111,12 @@ def _record(making: _Making, batches: BatchSource, wanted: Wanted) -> Dict[str, 
         facts, declaration = session.facts[side], session.declarations[side]
         initial = _initial_weights(case, session, members)
         writer.add("initial.npz", initial)
-        kinds, _ = plan_collection(case, declaration)
+        collection, _ = plan_collection(case, declaration)
         lines: List[Dict[str, Any]] = []
         watcher.phase(f"recording {case.steps} steps")
         for step in range(case.steps):
             arrays = batches[step]
-            asked = _asked(case, kinds(step), step, wanted, control)
+            asked = _asked(case, collection.kinds(step), step, wanted, control)
             results = _step(case, session, members, step, arrays, asked, wanted)
             tracks = dict(zip((REFERENCE, CONTROL), results))
             for track, result in tracks.items():

@@ -102,6 +102,9 @@ class KeptParts:
 def fetch_lost_steps(run: Run, watcher: Watcher) -> None:
     """Repeat, in fresh workers, the steps whose whole tensors were not kept; warn where they come out otherwise."""
     lost, run.lost_steps = run.lost_steps, []
+    first, kept = run.record.failures.first, run.origin.kept
+    if first is not None and kept is not None and first.step == kept.step:
+        lost = sorted({*lost, kept.step - 1})  # what the first failed update started from
     if not lost or run.crew is None or run.batches is None or run.plan is None:
         return
     watcher.phase(f"repeating steps 0 to {max(lost)} for their tensors")

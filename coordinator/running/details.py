@@ -88,7 +88,7 @@ def _loss_noise(run: Run) -> List[Tuple[int, float]]:
 
 def _first_failure(run: Run, names: NameMap) -> Optional[Dict[str, Any]]:
     """Return the details of the first step that has a failure: its worst tensors, each with its differences."""
-    judgement = run.record.failures.first
+    judgement = run.first_failed or run.record.failures.first
     if judgement is None:
         return None
     pair = run.record.pairs.get(judgement.step)

@@ -32,7 +32,7 @@ class DifferenceMap:
         self._first_failure = -1
 
     def note(self, judgement: StepJudgement) -> None:
-        """Take one step's comparisons."""
+        """Take one step's comparisons; one that was taken before is replaced."""
         step = judgement.step
         if self._first_failure < 0 and any(not item.passed for item in judgement.comparisons):
             self._first_failure = step
@@ -51,12 +51,13 @@ class DifferenceMap:
 
     def to_plain(self) -> Dict[str, Any]:
         """Return ``steps``, ``rows`` (kind, torch's name, paddle's name) and ``levels`` [rows][steps], None if empty."""
+        columns = dict(sorted(self._columns.items()))
         levels: List[List[float | None]] = [
-            [round(cells[row], 2) if row in cells else None for cells in self._columns.values()]
+            [round(cells[row], 2) if row in cells else None for cells in columns.values()]
             for row in range(len(self._rows))
         ]
         return {
-            "steps": list(self._columns),
+            "steps": list(columns),
             "rows": [list(row) for row in self._rows],
             "levels": levels,
             "left_out": self.left_out,

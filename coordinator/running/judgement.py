@@ -13,6 +13,7 @@ from stepalign.coordinator.processes.switchboard import Interrupted
 from stepalign.coordinator.results.result import FirstDivergence
 from stepalign.coordinator.running.clipped_loss import clipping_warning, first_beyond_clipping
 from stepalign.coordinator.running.continuing import fetch_lost_steps
+from stepalign.coordinator.running.gap import first_in_gap
 from stepalign.coordinator.running.locate import Located, locate
 from stepalign.coordinator.running.noise import beyond_noise, describe_noise, measure_noise, steps_ahead, weigh
 from stepalign.coordinator.running.run_state import Run, Watcher
@@ -28,6 +29,7 @@ def judge_run(run: Run, watcher: Watcher) -> None:
     if run.record.first_failure() is not None:
         fetch_lost_steps(run, watcher)  # for the diagnosis, and for what the report shows of the first failure
     if failure is not None:
+        failure = first_in_gap(run, failure, watcher)
         located = None
         if (
             failure.kind in ("loss", "gradient")

@@ -18,7 +18,7 @@ import numpy as np
 
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import Case
-from stepalign.coordinator.cases.collection import plan_collection
+from stepalign.coordinator.cases.collection import Collection, plan_collection
 from stepalign.coordinator.comparison.canonical import canonical_state
 from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
@@ -156,9 +156,18 @@ def beyond_noise(item: Comparison) -> bool:
 
 
 def measure_noise(
-    case: Case, crew: Crew, folder: Path, names: NameMap, steps: int, batches: BatchSource, on_tick: Callable[[], None]
+    case: Case,
+    crew: Crew,
+    folder: Path,
+    names: NameMap,
+    steps: int,
+    batches: BatchSource,
+    on_tick: Callable[[], None],
+    collection: Optional[Collection] = None,
 ) -> Noise:
-    """Run the control for so many steps and return what it showed."""
+    """Run the control for so many steps and return what it showed; it collects where the run did, or as ``collection``
+    says.
+    """
     reference = crew.member(case, "torch", folder, "reference")
     control = replace(crew.member(case, "torch", folder, CONTROL_ROLE), jitter=True)
     noise = Noise()
@@ -188,10 +197,10 @@ def measure_noise(
         session.start()
         session.build()
         session.exchange_weights()
-        planned, _ = plan_collection(case, session.declarations["reference"])
+        planned = collection or plan_collection(case, session.declarations["reference"])[0]
 
         def kinds(step: int) -> Tuple[str, ...]:
-            return tuple(kind for kind in planned(step) if kind != "used_gradient")
+            return tuple(kind for kind in planned.kinds(step) if kind != "used_gradient")
 
         session.step(StepPlan(0, steps, kinds, lambda step: ()), batches, take)
     return noise

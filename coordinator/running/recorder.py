@@ -1,8 +1,8 @@
 """Takes each step's pair as it comes: judges it, writes its line to steps.jsonl, keeps what the verdict will need.
 
 Runs on the comparing thread. What is kept does not grow with the model: series of numbers, failures by name, the worst
-measures of each kind; whole arrays only for the first few steps and the first step that failed. Series do not grow with the
-steps either: they lie in a temporary file.
+measures of each kind; whole arrays only for the first few steps, the first step that failed and the one before it, from
+whose state its update started. Series do not grow with the steps either: they lie in a temporary file.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class Recorder:
         self._log = log
         self._resync = resync
         self._on_step = on_step
+        self._previous: Optional[StepPair] = None
 
     def take(self, pair: StepPair) -> None:
         """Judge one pair and record it."""
@@ -123,9 +124,12 @@ class Recorder:
             for array in named.values()
         )
         record = self.record
+        if first_failure and self._previous is not None:
+            record.pairs[self._previous.step] = self._previous
         if first_failure or (pair.step < KEPT_STEPS and record.pairs_size_bytes + size_bytes <= KEPT_SIZE_BYTES):
             record.pairs[pair.step] = pair
             record.pairs_size_bytes += size_bytes
+        self._previous = None if record.failures.first is not None else pair
 
 
 def step_line(pair: StepPair, judgement: StepJudgement) -> Dict[str, Any]:

@@ -10,9 +10,7 @@ from typing import Callable, List, Optional, Tuple
 from stepalign.coordinator.cases.batches import batch_sizes
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.cases.collection import plan_collection
-from stepalign.coordinator.comparison.judge import StepJudge
 from stepalign.coordinator.comparison.rates import pair_groups
-from stepalign.coordinator.comparison.tolerances import tolerances
 from stepalign.coordinator.diagnosis.cause import Finding
 from stepalign.coordinator.diagnosis.dropout_draws import compare_draws
 from stepalign.coordinator.diagnosis.preflight import compare_declarations
@@ -33,6 +31,7 @@ from stepalign.coordinator.running.recorder import Recorder
 from stepalign.coordinator.running.repeated_log import NotRepeatedError, RepeatedLog
 from stepalign.coordinator.running.run_state import Run, Watcher
 from stepalign.coordinator.running.schedule import at_milestones, compare_schedules, defines_schedule
+from stepalign.coordinator.running.step_judge import begin_judge
 from stepalign.coordinator.running.verdict import result_of
 from stepalign.coordinator.sessions.lockstep import Keeping, StepPair, StepPlan
 from stepalign.coordinator.sessions.members import both, find_crew
@@ -137,18 +136,8 @@ def _drive(run: Run, watcher: Watcher) -> None:
         watcher.phase("exchanging initial weights")
         run.initial = session.exchange_weights()
         check_sides(run)
-        judge = StepJudge(
-            session.names,
-            torch,
-            paddle,
-            case.file.dtype,
-            tolerances(case.file.dtype, case.file.tolerance),
-            case.file.compare.strict,
-            case.file.compare.allow_nonfinite,
-            session.switchboard.give_pages_back,
-        )
-        judge.begin(run.initial["torch"], run.initial["paddle"])
-        kinds, rule = plan_collection(case, torch)
+        judge = begin_judge(case, session, run.initial)
+        run.collection, rule = plan_collection(case, torch)
         run.compared = {
             "initial weights": "every value; read back where they were loaded, sent from there only where bytes differ",
             "tensors": rule,
@@ -170,7 +159,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
         keeper = Keeper(run.folder, log, every_s, parts.describe)
         watcher.phase(f"running {case.steps} steps")
         activations = case.file.collect.activations
-        plan = StepPlan(first, case.steps, kinds, lambda step: activations, case.file.compare.resync)
+        plan = StepPlan(first, case.steps, run.collection.kinds, lambda step: activations, case.file.compare.resync)
         run.plan = replace(_with_activations(plan), keeping=Keeping(keeper.due, keeper.keep))
         session.step(run.plan, run.batches, _watching_masks(run, recorder.take, found))
     run.warnings += session.endings

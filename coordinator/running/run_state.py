@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import Case
+from stepalign.coordinator.cases.collection import Collection
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
 from stepalign.coordinator.diagnosis.cause import Cause, Finding
 from stepalign.coordinator.results.result import FirstDivergence, Resumed
@@ -63,13 +64,15 @@ class Origin:
 class Run:
     """What is known of a run so far; a failure leaves it as it stands.
 
-    ``lost_steps`` are those whose whole tensors an interrupted run had, and this one has not yet.
+    ``lost_steps`` are those whose whole tensors an interrupted run had, and this one has not yet. ``first_failed`` is the
+    judgement of the step that failed first, where that was found only when steps were repeated (`gap`).
     """
 
     case: Case
     folder: Path
     origin: Origin = Origin()
     plan: Optional[StepPlan] = None
+    collection: Optional[Collection] = None
     lost_steps: List[int] = field(default_factory=list)
     resumed: Optional[Resumed] = None
     crew: Optional[Crew] = None
@@ -87,5 +90,6 @@ class Run:
     divergence: Optional[FirstDivergence] = None
     located: Optional[Located] = None
     noise: Optional[Noise] = None
+    first_failed: Optional[StepJudgement] = None
     inconclusive: bool = False
     error: Optional[BaseException] = None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stepalign.coordinator.cases.collection import plan_collection, step_size_bytes
+from stepalign.coordinator.cases.collection import Collection, plan_collection, step_size_bytes
 from stepalign.coordinator.cases.loading import load_case
 from stepalign.protocol.specs import Declaration, OptimizerSpec, TensorSpec
 
@@ -24,7 +24,8 @@ def declaration(parameters: int, buffers: int = 0, dtype: str = "float32") -> De
 
 
 def plan(make_case: Any, parameters: int, tables: str = "", steps: int = 10) -> Any:
-    return plan_collection(load_case(make_case(f"steps = {steps}", tables=tables)), declaration(parameters))
+    collection, rule = plan_collection(load_case(make_case(f"steps = {steps}", tables=tables)), declaration(parameters))
+    return collection.kinds, rule
 
 
 @pytest.mark.parametrize(
@@ -53,28 +54,46 @@ def test_used_gradients_come_with_gradients_only(make_case: Any) -> None:
     assert kinds(0) == () and rule.startswith("rates and losses only")
 
 
-def test_a_model_beyond_the_budget_is_collected_at_the_first_steps_and_the_last_and_the_rule_says_so(
+def test_a_model_beyond_the_budget_is_collected_at_the_first_steps_some_on_the_way_and_the_last_and_the_rule_says_so(
     make_case: Any,
 ) -> None:
-    kinds, rule = plan(make_case, 1 << 20, "[collect]\nbudget_mib = 8")
-    assert ["gradient" in kinds(step) for step in range(10)] == [True] * 3 + [False] * 6 + [True]
-    assert [kinds(step) for step in range(3, 8)] == [()] * 5
-    assert set(kinds(8)) == {"optimizer_state", "parameter", "buffer"}, "what the last update starts from"
-    assert "steps 0, 1, 2, 9 only" in rule and "16 MiB a side" in rule and "budget_mib = 8" in rule
+    kinds, rule = plan(make_case, 1 << 20, "[collect]\nbudget_mib = 16", 50)
+    assert [step for step in range(50) if "gradient" in kinds(step)] == [0, 1, 2, 20, 40, 49]
+    before = [step for step in range(50) if kinds(step) and "gradient" not in kinds(step)]
+    assert before == [19, 39, 48], "what the next update starts from"
+    assert all(set(kinds(step)) == {"optimizer_state", "parameter", "buffer"} for step in before)
+    assert "steps 0 to 2, every 20th and the last" in rule and "16 MiB a side" in rule and "budget_mib = 16" in rule
 
 
-def test_the_budget_is_met_exactly(make_case: Any) -> None:
-    tables = '[collect]\nkinds = ["parameter"]\nbudget_mib = 4'
-    assert "every step" in plan(make_case, 1 << 20, tables)[1]
-    assert "only" in plan(make_case, (1 << 20) + 1, tables)[1]
+def test_the_budget_is_what_the_first_steps_come_to_together(make_case: Any) -> None:
+    tables = '[collect]\nkinds = ["parameter"]\nbudget_mib = 40'
+    kinds, rule = plan(make_case, 1 << 20, tables, 12)
+    assert [step for step in range(12) if "parameter" in kinds(step)] == list(range(12)), (
+        "ten, the one before the last, the last"
+    )
+    assert "steps 0 to 9" in rule
+    assert "every step" in plan(make_case, 1 << 20, tables, 11)[1]
+    assert "steps 0 to 8" in plan(make_case, (1 << 20) + 1, tables, 11)[1]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
-def test_short_runs_name_only_steps_that_there_are(make_case: Any, steps: int) -> None:
+def test_short_runs_are_whole(make_case: Any, steps: int) -> None:
     kinds, rule = plan(make_case, 1 << 20, "[collect]\nbudget_mib = 1", steps)
-    assert all(kinds(step) for step in range(min(steps, 3)))
-    named = rule.partition("at steps ")[2].partition(" only")[0]
-    assert [int(step) for step in named.split(", ")] == list(range(steps))
+    assert all("gradient" in kinds(step) for step in range(steps))
+    assert "every step" in rule
+
+
+@pytest.mark.parametrize(
+    ("step", "gap"),
+    [(0, []), (2, []), (3, [3]), (7, [3, 4, 5, 6, 7]), (20, list(range(3, 20))), (21, [21]), (49, list(range(41, 49)))],
+)
+def test_the_gap_before_a_step_is_what_was_not_collected_since_the_last_whole_one(step: int, gap: list[int]) -> None:
+    collection = Collection(ALL, 50, 3)
+    found = collection.gap_before(step)
+    assert list(found) == gap
+    filled = collection.with_whole(found)
+    assert all(filled.is_whole(each) for each in gap)
+    assert [each for each in range(50) if filled.is_whole(each) and not collection.is_whole(each)] == gap
 
 
 def test_resynchronising_collects_the_state_that_it_carries(make_case: Any) -> None:

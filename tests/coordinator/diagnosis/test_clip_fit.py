@@ -128,3 +128,13 @@ def test_gradients_that_follow_no_clipping_are_left_unexplained() -> None:
         return {name: value * rng.random(value.shape) for name, value in gradients.items()}
 
     assert explain_clipping(traces(TORCH, spoil)) == []
+
+
+@pytest.mark.parametrize(("factor", "names"), [(1.5, ["a.bias"]), (3.0, ["a.bias", "b.weight"])])
+def test_a_gradient_that_grows_is_no_clip_and_is_named_with_its_factor(factor: float, names: list[str]) -> None:
+    def grow(gradients: Gradients) -> Gradients:
+        return {name: factor * value if name in names else value for name, value in gradients.items()}
+
+    (cause,) = explain_clipping(traces(NOTHING, grow, steps=1))
+    assert codes([cause]) == ["gradient_clipping/changed_before_update"]
+    assert f"{', '.join(names)} by {factor:g} times" in cause.evidence
