@@ -91,16 +91,53 @@ def test_a_kind_that_a_step_did_not_collect_is_forgotten() -> None:
     assert "parameter" in kinds[0] and "parameter" not in kinds[1] and "parameter" in kinds[2]
 
 
-def test_state_that_comes_alone_is_what_the_next_update_starts_from() -> None:
-    initial, pairs = train(5)
+def thin(pairs: list[StepPair]) -> None:
+    """Leave nothing of steps 1 and 2, and of step 3 the state that step 4 starts from."""
     for step, kept in ((1, ()), (2, ()), (3, ("parameter", "optimizer_state", "buffer"))):
         sides = [
             replace(side, tensors={kind: side.tensors[kind] for kind in kept})
             for side in (pairs[step].reference, pairs[step].candidate)
         ]
         pairs[step] = replace(pairs[step], reference=sides[0], candidate=sides[1])
+
+
+@pytest.mark.parametrize("kind", ["parameter", "optimizer_state"])
+@pytest.mark.parametrize(("factor", "passes"), [(1.0 + 1e-5, True), (1.05, False)])
+def test_state_after_steps_without_any_is_compared_by_value_as_widely_as_rounding_needs(
+    kind: str, factor: float, passes: bool
+) -> None:
+    initial, pairs = train(5)
+    thin(pairs)
+    torch, paddle = pairs[3].reference.tensors, pairs[3].candidate.tensors
+    moment = np.arange(1200, dtype=np.float32).reshape(40, 30)
+    torch["optimizer_state"] = {"a.weight/moment1": moment}
+    paddle["optimizer_state"] = {"a.weight/moment1": np.ascontiguousarray(moment.T)}
+    name = "a.weight" if kind == "parameter" else "a.weight/moment1"
+    paddle[kind][name] = paddle[kind][name] * np.float32(factor)
+    failure = judge(pairs, initial)[3].first_failure()
+    if passes:
+        assert failure is None
+    else:
+        assert failure is not None and (failure.kind, failure.name, failure.exact) == (kind, name, False)
+
+
+@pytest.mark.parametrize(("noise", "compared"), [(1e-9, False), (1e-3, True)])
+def test_what_only_noise_moved_is_not_compared_after_steps_without_any(noise: float, compared: bool) -> None:
+    initial, pairs = train(5)
+    thin(pairs)
+    for side, sign in ((pairs[3].reference, 1.0), (pairs[3].candidate, -1.0)):
+        large, small = np.ones(1200, np.float32), np.full(40, sign * noise, np.float32)
+        shape = side.tensors["parameter"]["a.weight"].shape
+        side.tensors["optimizer_state"] = {"a.weight/moment1": large.reshape(shape), "a.bias/moment1": small}
+    named = {item.name for item in judge(pairs, initial)[3].comparisons if not item.passed}
+    assert named == ({"a.bias/moment1"} if compared else set())
+
+
+def test_state_that_comes_alone_is_what_the_next_update_starts_from() -> None:
+    initial, pairs = train(5)
+    thin(pairs)
     judgements = judge(pairs, initial)
-    assert [sum(item.kind == "parameter" for item in judgement.comparisons) for judgement in judgements] == [3, 0, 0, 0, 3]
+    assert [sum(item.kind == "parameter" for item in judgement.comparisons) for judgement in judgements] == [3, 0, 0, 3, 3]
     failure = judgements[4].first_failure()
     assert failure is not None and failure.name == "b.weight" and "departs from torch's rule" in failure.reason
     assert all(judgement.first_failure() is None for judgement in judgements[:4])
