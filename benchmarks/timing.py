@@ -118,6 +118,11 @@ def median_gap(ends: Sequence[float]) -> float:
     return statistics.fmean(gaps[quarter : len(gaps) - quarter] or gaps)
 
 
+def mean_gap(ends: Sequence[float]) -> float:
+    """Return the mean of the times from one step's end to the next, all of them: where some steps are meant to be longer."""
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
 def cpu_of(command: Sequence[str], repeats: int) -> float:
     """Return the least CPU seconds that a command took, its children's included."""
     best = float("inf")
