@@ -94,6 +94,13 @@ def few_descriptors(scene: Scene, most: int) -> None:
     scene.limits[resource.RLIMIT_NOFILE] = most
 
 
+def few_threads(scene: Scene, most: int) -> None:
+    """Let the user of the run have at most so many threads and processes: a user who can read what root can."""
+    scene.limits[resource.RLIMIT_NPROC] = most
+    rights = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+    scene.arguments[:0] = ["setpriv", "--reuid=64321", "--clear-groups", *rights]
+
+
 def data_beyond_memory(scene: Scene) -> None:
     """Let the data be larger than the address space that a process of the run may have."""
     rows = 10 << 20
@@ -179,14 +186,17 @@ def machine() -> Iterator[Cell]:
     for most in (8, 12, 16, 24):
         message, prepare = "[Tt]oo many open files.*ulimit -n", partial(few_descriptors, most=most)
         yield machine_cell(f"{most} open files", "start", 3, message, prepare, kept=False)
+    for most in (1, 12):
+        message, prepare = "too few threads: .*ulimit -u", partial(few_threads, most=most)
+        yield machine_cell(f"{most} threads", "start", 3, message, prepare, needs="root", quick=most == 12)
     yield machine_cell("data beyond memory", "start", 3, "gave the coordinator no more memory", data_beyond_memory)
     yield machine_cell("another run in the folder", "start", 2, "found a run's files", same_folder, kept=False)
 
 
 def machine_cell(
     fault: str, phase: str, exit_code: int, message: str, prepare: Callable[[Scene], None], *, steps: int = 0,
-    kept: bool = True, needs: str = "",
+    kept: bool = True, needs: str = "", quick: bool = False,
 ) -> Cell:  # fmt: skip
     """Return a cell without a worker's fault: the machine's own."""
     expected = Expected(exit_code, message, 30.0, steps, keeps_folder=kept)
-    return Cell("machine", fault, phase, expected, prepare=prepare, needs=needs)
+    return Cell("machine", fault, phase, expected, prepare=prepare, needs=needs, quick=quick)

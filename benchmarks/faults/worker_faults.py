@@ -32,6 +32,7 @@ RAISED = {
     "sys.exit": "SystemExit: 3",
     "memory": "MemoryError",
     "raise_base": "BaseException: beyond Exception",
+    "threads": r"RuntimeError: can't start new thread \(this machine let it start no more threads: .*ulimit -u",
 }
 HANGS = ("hang", "hang_native", "hang_busy", "hang_fork", "hang_deaf", "SIGSTOP")
 DEADLINE_S = 2.0
@@ -52,7 +53,7 @@ def deaths() -> Iterator[Cell]:
         raised = () if phase == "start" else RAISED if phase == "step" else ("raise", "memory")
         for action, text in ((action, RAISED[action]) for action in raised):
             expected = Expected(3, f"the torch side failed in phase {words}: .*{text}", 5.0)
-            quick = (action, phase) == ("memory", "step")
+            quick = phase == "step" and action in ("memory", "threads")
             yield Cell("dies", action, phase, expected, torch=f"{point}={action}", quick=quick)
     for side in SIDES:
         for phase, action in (

@@ -50,17 +50,25 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except BrokenPipeError:
         _forget_output()
         return 141
-    except (OSError, MemoryError) as error:
-        from stepalign.coordinator.processes.machine_trouble import machine_trouble
-
-        failure = machine_trouble(error)
-        print(f"stepalign: {failure}", file=sys.stderr)
-        _forget_output()
-        return failure.exit_code
-    except Exception:
+    except Exception as error:
+        failure = _refusal(error)
+        if failure is not None:
+            print(f"stepalign: {failure}", file=sys.stderr)
+            _forget_output()
+            return failure.exit_code
         traceback.print_exc()
         print("stepalign: this is a mistake of stepalign's own; please report it with the lines above", file=sys.stderr)
         return 3
+
+
+def _refusal(error: Exception) -> Optional[StepalignError]:
+    """Return what the machine refused, as a failure, or None where it refused nothing."""
+    from stepalign.coordinator.processes.machine_trouble import REFUSALS, machine_trouble
+
+    try:
+        return machine_trouble(error) if isinstance(error, REFUSALS) else None
+    except RuntimeError:  # that is no refusal
+        return None
 
 
 def _forget_output() -> None:

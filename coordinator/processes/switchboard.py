@@ -31,6 +31,7 @@ from typing import (
 import numpy as np
 import zmq
 
+from stepalign.coordinator.processes.machine_trouble import thread_hint
 from stepalign.coordinator.processes.private_folder import SOCKET_NAME
 from stepalign.coordinator.processes.worker import Worker
 from stepalign.protocol import messages
@@ -290,7 +291,8 @@ class Switchboard:
         kind = {"case": CaseError, "environment": EnvironmentFailure, "protocol": ProtocolError}.get(
             failed.turn, WorkerFailure
         )
-        error = kind(f"{where}: {failed.message}" + (f"\n{failed.traceback.rstrip()}" if failed.traceback else ""))
+        traceback = f"\n{failed.traceback.rstrip()}" if failed.traceback else ""
+        error = kind(f"{where}: {failed.message}{thread_hint(failed.message)}{traceback}")
         return note_fault(error, role, failed.phase, failed.step)
 
     def _raise_if_dead(self, roles: Iterable[str]) -> None:
@@ -309,7 +311,7 @@ class Switchboard:
             if code == _EXIT_MISSING_PACKAGE:
                 raise note_fault(EnvironmentFailure(tail), role, status.phase, None)
             where = f"in phase {status.phase}" + ("" if status.step is None else f" of step {status.step}")
-            message = f"the {role} worker died {where}: {worker.describe_end()}{_HINTS.get(code, '')}"
+            message = f"the {role} worker died {where}: {worker.describe_end()}{_HINTS.get(code, '') or thread_hint(tail)}"
             if worker.spec.command is not None and status.phase == "start":
                 message = (
                     f"the {role} command ended before it called attach(): {worker.describe_end()}; "

@@ -21,7 +21,7 @@ from stepalign.coordinator.cases.case import Case, WeightsSection
 from stepalign.coordinator.cases.collection import step_size_bytes
 from stepalign.coordinator.cases.weights_file import read_weights_file
 from stepalign.coordinator.comparison.gradient_regimes import losses
-from stepalign.coordinator.processes.machine_trouble import require_open_files
+from stepalign.coordinator.processes.machine_trouble import require_open_files, require_threads
 from stepalign.coordinator.processes.payload import write_payload
 from stepalign.coordinator.processes.private_folder import PrivateFolder
 from stepalign.coordinator.processes.remote_link import RemoteLink
@@ -115,6 +115,7 @@ class Session:
     def start(self) -> None:
         """Start both workers and have each say who it is."""
         require_open_files()
+        require_threads()
         self._private = PrivateFolder()
         private = self._private.path
         payload = private / PAYLOAD_NAME

@@ -92,6 +92,14 @@ def run_out_of_memory() -> None:
     bytearray(1 << 41)
 
 
+def run_out_of_threads() -> None:
+    """Start a thread where this user may have no more; what is raised is RuntimeError. Takes root's rights to be another."""
+    if not os.getuid():
+        os.setresuid(64321, 64321, 64321)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+    threading.Thread(target=hang_in_python, daemon=True).start()
+
+
 def run_into_the_oom_killer() -> None:
     """Take memory, touched, until the kernel's killer comes; the cgroup that this process is in must have a limit."""
     taken = []
@@ -265,6 +273,7 @@ _ACTIONS: Dict[str, Callable[[], Any]] = {
     "memory": _noted(run_out_of_memory),
     "die_later": _noted(die_later),
     "raise_later": _noted(raise_later),
+    "threads": _noted(run_out_of_threads),
     "oom_killer": _noted(run_into_the_oom_killer),
     "hang": _noted(hang_in_python),
     "hang_native": _noted(hang_in_native_code),

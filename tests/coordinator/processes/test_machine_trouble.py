@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,12 @@ from typing import Any
 import pytest
 import zmq
 
-from stepalign.coordinator.processes.machine_trouble import machine_trouble, require_open_files
+from stepalign.coordinator.processes.machine_trouble import (
+    machine_trouble,
+    require_open_files,
+    require_threads,
+    thread_hint,
+)
 from stepalign.coordinator.processes.private_folder import PrivateFolder
 from stepalign.coordinator.results.deliverables import attempt
 from stepalign.protocol.errors import EnvironmentFailure
@@ -28,6 +34,7 @@ from stepalign.protocol.errors import EnvironmentFailure
         (zmq.ZMQError(errno.EMFILE), "Too many open files. Raise"),
         (OSError("strange"), "strange."),
         (MemoryError(), "no more memory"),
+        (RuntimeError("can't start new thread"), "start no more threads. Raise the limit on processes and threads: ulimit -u"),
     ],
 )
 def test_a_refusal_says_what_to_do(error: OSError, message: str) -> None:
@@ -39,21 +46,66 @@ def no_memory(*arguments: object) -> None:
     raise MemoryError
 
 
-REFUSES_MEMORY = """
+REFUSES = """
 import sys
 from types import SimpleNamespace
 from stepalign.coordinator.cli.main import main
 def refuse(*arguments):
-    raise MemoryError
+    raise {refusal}
 sys.modules["stepalign.coordinator.cli.main"].importlib = SimpleNamespace(import_module=refuse)
 sys.exit(main(["report", "run"]))
 """
 
 
-def test_memory_that_is_refused_anywhere_is_no_mistake_of_ours() -> None:
-    done = subprocess.run([sys.executable, "-c", REFUSES_MEMORY], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        ("MemoryError", "gave the coordinator no more memory. Free some"),
+        ("RuntimeError(\"can't start new thread\")", "let the coordinator start no more threads. Raise the limit"),
+    ],
+)
+def test_what_is_refused_anywhere_is_no_mistake_of_ours(refusal: str, message: str) -> None:
+    code = REFUSES.format(refusal=refusal)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 3 and "Traceback" not in done.stderr
-    assert "stepalign: this machine gave the coordinator no more memory. Free some" in done.stderr
+    assert f"stepalign: this machine {message}" in done.stderr
+
+
+def test_another_error_of_that_kind_is_still_a_mistake_of_ours() -> None:
+    code = REFUSES.format(refusal="RuntimeError('dictionary changed size during iteration')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and "Traceback" in done.stderr and "mistake of stepalign's own" in done.stderr
+    with pytest.raises(RuntimeError, match="changed size"):
+        machine_trouble(RuntimeError("dictionary changed size"))
+
+
+def test_too_few_threads_are_told_before_anything_is_started() -> None:
+    pid = os.fork()
+    if not pid:
+        try:
+            if not os.getuid():
+                os.setresuid(64321, 64321, 64321)  # the limit is not root's
+            resource.setrlimit(resource.RLIMIT_NPROC, (5, 5))
+            require_threads()
+        except EnvironmentFailure as failure:
+            os._exit(7 if "too few threads" in str(failure) and "ulimit -u" in str(failure) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    before = threading.active_count()
+    require_threads()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Resource temporarily unavailable (src/thread.cpp:241)\nFatal Python error: Aborted",
+        "libgomp: Thread creation failed: Resource temporarily unavailable",
+        "RuntimeError: can't start new thread",
+    ],
+)
+def test_a_worker_that_was_refused_a_thread_is_told_with_what_to_do(words: str) -> None:
+    assert "ulimit -u" in thread_hint(words) and thread_hint("Segmentation fault") == ""
 
 
 def test_a_file_for_which_memory_is_refused_does_not_keep_the_others_from_being_written() -> None:
