@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-LOG_TAIL_LINES = 25
+LOG_TAIL_LINES = 40
 _MAX_TAIL_SIZE_BYTES = 16 << 10
 _MAX_STACKS_SIZE_BYTES = 64 << 10
 

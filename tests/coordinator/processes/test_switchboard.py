@@ -11,6 +11,7 @@ import pytest
 
 from stepalign.coordinator.processes.payload import write_payload
 from stepalign.coordinator.processes.stopping import stop_workers
+from stepalign.coordinator.processes.worker_log import LOG_TAIL_LINES
 from stepalign.protocol import messages
 from stepalign.protocol.errors import (
     CaseError,
@@ -254,7 +255,7 @@ def test_a_flood_of_output_ends_in_the_log_and_harms_nothing(stage: Any, make_ca
     worker = stage.start(fault="forward=flood")
     drive(stage, make_case())
     assert worker.spec.log.stat().st_size == 2 * 64 * 4096 * 21
-    assert len(worker.log_tail().splitlines()) == 25
+    assert len(worker.log_tail().splitlines()) == LOG_TAIL_LINES
 
 
 def test_a_worker_may_change_its_working_directory(stage: Any, make_case: Any) -> None:

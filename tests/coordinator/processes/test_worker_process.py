@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from stepalign.coordinator.processes.stopping import stop_workers
+from stepalign.coordinator.processes.worker_log import LOG_TAIL_LINES
 from stepalign.coordinator.processes.worker_process import WorkerProcess, WorkerSpec, name_exit
 from stepalign.protocol.errors import EnvironmentFailure, StepalignError
 from stepalign.protocol.status import Status
@@ -128,7 +129,7 @@ def test_the_log_keeps_both_streams_and_the_tail_is_its_last_lines(start: Any) -
     worker = start("import sys\nfor i in range(100):\n    print(i, file=sys.stderr if i % 2 else sys.stdout)")
     assert worker.wait(20)
     assert worker.spec.log.read_text(encoding="utf-8").splitlines()[:100] == [str(i) for i in range(100)]
-    assert len(worker.log_tail().splitlines()) == 25
+    assert len(worker.log_tail().splitlines()) == LOG_TAIL_LINES
 
 
 def test_bytes_that_are_no_text_do_not_hide_the_log(start: Any) -> None:
