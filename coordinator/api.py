@@ -30,7 +30,7 @@ from stepalign.coordinator.report import wording
 from stepalign.coordinator.report.terminal import print_verdict
 from stepalign.coordinator.results.result import ErrorFacts, FirstDivergence, KnownDifference, Series, Verdict
 from stepalign.coordinator.results.result import Result as WrittenResult
-from stepalign.coordinator.running.case_record import recorded_assignments
+from stepalign.coordinator.running.case_record import recorded_against, recorded_assignments
 from stepalign.coordinator.running.resume import resume_case
 from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_optimizer import run_optimizer
@@ -212,7 +212,7 @@ def run(
         _path(config),
         given,
         accumulate,
-        _path(against),
+        _path(against) or (recorded_against(folder) if folder is not None else None),
         steps=steps,
         mode=mode,
         dtype=dtype,

@@ -26,13 +26,14 @@ from stepalign.coordinator.report.live import LiveView
 from stepalign.coordinator.report.terminal import print_verdict
 from stepalign.coordinator.results.result import Result
 from stepalign.coordinator.results.result_json import to_json
-from stepalign.coordinator.running.case_record import recorded_assignments
+from stepalign.coordinator.running.case_record import read_case_record, recorded_against, recorded_assignments
 from stepalign.coordinator.running.resume import resume_case
 from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_optimizer import run_optimizer
 from stepalign.coordinator.running.run_schedule import run_schedule
 from stepalign.coordinator.running.run_state import Watcher
 from stepalign.coordinator.sessions.lockstep import StepPair
+from stepalign.protocol.errors import CaseError
 
 DEMO_CASE = Path(__file__).parent.parent / "cases" / "demo_case"
 
@@ -43,11 +44,21 @@ _OVERRIDES = ("steps", "mode", "dtype", "seed")
 def run(options: argparse.Namespace) -> int:
     """Run a case, or two commands, or continue a run of them."""
     if options.resume is not None:
-        options.assignments = [*recorded_assignments(options.resume), *options.assignments]
-        continued = chosen_case(options)
+        continued = _continued_case(options)
         return _watched(options, continued, lambda watcher: resume_case(continued, options.resume, watcher))
     case = chosen_case(options)
     return _watched(options, case, lambda watcher: run_case(case, options.out, watcher))
+
+
+def _continued_case(options: argparse.Namespace) -> Case:
+    """Return the case of an interrupted run: the one that is named, or else the one of its folder."""
+    if options.case is None and options.config is None and not any(getattr(options, side) for side in SIDES):
+        if _assignments(options):
+            raise CaseError("--set and --bind go with the case: name it as the interrupted run's command line did")
+        return read_case_record(options.resume)
+    options.assignments = [*recorded_assignments(options.resume), *options.assignments]
+    options.against = options.against or recorded_against(options.resume)
+    return chosen_case(options)
 
 
 @told_to_ci

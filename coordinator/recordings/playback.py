@@ -40,6 +40,10 @@ class Playback:
             return self._step(message)
         if isinstance(message, messages.ReadRates):
             return self._rates(message.steps)
+        if isinstance(message, messages.SendCheckpoint):
+            return messages.Checkpoint({}, "", "", 0.0)  # all that it answers is on the disk
+        if isinstance(message, messages.LoadCheckpoint):
+            return messages.CheckpointLoaded("")
         if isinstance(message, messages.Finish):
             return None
         raise self._refusal(

@@ -6,6 +6,8 @@ noise control. A step is one .npz of a track: `loss`, and `kind/name` for all th
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -43,6 +45,11 @@ class Recording:
     def place(self) -> Path:
         """The folder or the .zip."""
         return self.files.place
+
+    @property
+    def digest(self) -> str:
+        """What tells this recording from every other: the SHA-256 of its index, which has those of all files."""
+        return hashlib.sha256(json.dumps(self.files.index, sort_keys=True).encode()).hexdigest()
 
     @property
     def has_batches(self) -> bool:

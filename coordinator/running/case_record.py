@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from stepalign.coordinator.cases.case import SIDES, Case, CaseFile
 from stepalign.coordinator.cases.secrets import not_secret, with_secrets, without_secrets
@@ -32,6 +32,7 @@ def write_case_record(folder: Path, case: Case) -> None:
     }
     if case.against is not None:
         record["against"] = str(case.against.place.resolve())
+        record["against_digest"] = case.against.digest
     write_json(folder / CASE_NAME, record)
 
 
@@ -50,6 +51,12 @@ def read_case_record(folder: Path) -> Case:
         if (against is None or side != against.side) and not case.side(side).command and not case.script(side).is_file():
             raise CaseError(f"{path}: the script {case.script(side)} is no longer there: a replay needs the case as it was")
     return case
+
+
+def recorded_against(folder: Path) -> Optional[Path]:
+    """Return the recording that stood for a side when the run began, if one did. Raises CaseError."""
+    place = _read(folder).get("against")
+    return None if place is None else Path(str(place))
 
 
 def recorded_assignments(folder: Path) -> Tuple[str, ...]:
@@ -72,6 +79,8 @@ def check_same_case(folder: Path, case: Case) -> None:
     against = None if case.against is None else str(case.against.place.resolve())
     if record.get("against") != against:
         changed.append(f"the recording that stands for a side was {record.get('against')}, is {against}")
+    elif case.against is not None and record.get("against_digest") != case.against.digest:
+        changed.append(f"the recording {against} is another than it was")
     files, present = dict(record.get("files", {})), _file_digests(case)
     changed += [f"{name} has changed" for name in sorted({*files, *present}) if files.get(name) != present.get(name)]
     if changed:

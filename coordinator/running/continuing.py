@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Dict, List, Tuple
 
-from stepalign.coordinator.cases.case import Case
+from stepalign.coordinator.cases.case import SIDES, Case
 from stepalign.coordinator.comparison.judge import StepJudge
 from stepalign.coordinator.diagnosis.cause import Finding
 from stepalign.coordinator.results.result_json import finding_from, finding_json
@@ -39,6 +39,12 @@ def as_it_was_placed(run: Run) -> Case:
     if run.case.file.threads or not threads:
         return run.case
     return replace(run.case, file=replace(run.case.file, threads=threads))
+
+
+def why_never_kept(case: Case) -> str:
+    """Say why no state of a case can be kept; empty where it can."""
+    owning = [side for side in SIDES if case.side(side).command and (case.against is None or case.against.side != side)]
+    return f"the {owning[0]} side is a command that owns its loop, and so its state" if owning else ""
 
 
 def check_sides(run: Run) -> None:

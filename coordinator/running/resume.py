@@ -17,6 +17,7 @@ from stepalign.coordinator.results.result import Result, Resumed, Verdict
 from stepalign.coordinator.results.result_json import load_result
 from stepalign.coordinator.running.case_record import check_same_case
 from stepalign.coordinator.running.checkpoints import Kept, kept_steps, read_checkpoint, why_refused
+from stepalign.coordinator.running.continuing import why_never_kept
 from stepalign.coordinator.running.repeated_log import NotRepeatedError
 from stepalign.coordinator.running.run import drive, write_all
 from stepalign.coordinator.running.run_state import Origin, Run, Watcher
@@ -36,7 +37,9 @@ def resume_case(case: Case, folder: Path, watcher: Watcher) -> Tuple[Result, Pat
     sides = read_sides(folder)
     watcher.folder(folder)
     notes: List[str] = []
-    for kept in _beginnings(folder, recorded, notes):
+    for kept in _beginnings(case, folder, recorded, notes):
+        if kept is None and notes:
+            watcher.notice(f"{folder} begins again at step 0: {'; '.join(notes)}")
         run = Run(case, folder, Origin(recorded, kept, sides))
         run.resumed = Resumed(recorded, kept.step if kept is not None else 0, "; ".join(notes))
         try:
@@ -69,9 +72,9 @@ def _count_steps(folder: Path, case: Case) -> int:
         return count
 
 
-def _beginnings(folder: Path, recorded: int, notes: List[str]) -> Iterator[Optional[Kept]]:
+def _beginnings(case: Case, folder: Path, recorded: int, notes: List[str]) -> Iterator[Optional[Kept]]:
     """Yield from where to try: the checkpoints that can be read, the newest first, then step 0 (None)."""
-    reason = why_refused(folder)
+    reason = why_never_kept(case) or why_refused(folder)
     for step in kept_steps(folder):
         if step > recorded:
             notes.append(f"the state of step {step} is of a step that {STEPS_NAME} does not have")

@@ -23,7 +23,7 @@ from stepalign.coordinator.results.records import STEPS_NAME, StepsLog, create_r
 from stepalign.coordinator.results.result import Result
 from stepalign.coordinator.running.case_record import write_case_record
 from stepalign.coordinator.running.checkpoints import Keeper, forget
-from stepalign.coordinator.running.continuing import KeptParts, as_it_was_placed, check_sides
+from stepalign.coordinator.running.continuing import KeptParts, as_it_was_placed, check_sides, why_never_kept
 from stepalign.coordinator.running.details import write_details
 from stepalign.coordinator.running.heap import give_back
 from stepalign.coordinator.running.judgement import judge_run, judge_what_came
@@ -155,7 +155,7 @@ def _drive(run: Run, watcher: Watcher) -> None:
         found: List[Finding] = []
         parts = KeptParts(judge, recorder.record, found)
         first = parts.restore(run, watcher)
-        every_s = case.file.resume.every_s if case.against is None else 0.0  # a recording has no state
+        every_s = 0.0 if why_never_kept(case) else case.file.resume.every_s
         keeper = Keeper(run.folder, log, every_s, parts.describe)
         watcher.phase(f"running {case.steps} steps")
         activations = case.file.collect.activations
