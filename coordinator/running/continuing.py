@@ -105,9 +105,20 @@ class KeptParts:
         return kept.step
 
 
+def missing_steps(run: Run) -> List[int]:
+    """Return the steps whose whole tensors an uninterrupted run would hold, and this one does not: those that the
+    interrupted run held, and the one before the first failure where that is the first step of the continuation.
+    """
+    missing = set(run.lost_steps)
+    first, kept = run.record.failures.first, run.origin.kept
+    if first is not None and kept is not None and first.step == kept.step:
+        missing.add(first.step - 1)
+    return sorted(missing - run.record.pairs.keys())
+
+
 def fetch_lost_steps(run: Run, watcher: Watcher) -> None:
     """Repeat, in fresh workers, the steps whose whole tensors were not kept; warn where they come out otherwise."""
-    lost, run.lost_steps = run.lost_steps, []
+    lost, run.lost_steps = missing_steps(run), []
     first, kept = run.record.failures.first, run.origin.kept
     if first is not None and kept is not None and first.step == kept.step:
         lost = sorted({*lost, kept.step - 1})  # what the first failed update started from

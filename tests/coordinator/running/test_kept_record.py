@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
 from stepalign.coordinator.comparison.judge_memory import JudgeMemory
 from stepalign.coordinator.results.result import KnownDifference
 from stepalign.coordinator.running import recorder
 from stepalign.coordinator.running.checkpoints import Kept, read_checkpoint, write_checkpoint
+from stepalign.coordinator.running.continuing import missing_steps
 from stepalign.coordinator.running.difference_map import MAX_STEPS, DifferenceMap
 from stepalign.coordinator.running.kept_record import pack_memory, pack_record, unpack_memory, unpack_record
 from stepalign.coordinator.running.recorder import Record, Recorder
+from stepalign.coordinator.running.run_state import Origin, Run
 from stepalign.coordinator.sessions.lockstep import StepPair
 from stepalign.protocol.messages import Named, StepResult
 
@@ -123,10 +126,22 @@ def test_whole_steps_find_as_much_room_after_a_checkpoint_as_before(
 ) -> None:
     size_bytes = 2 * np.ones(3).nbytes
     monkeypatch.setattr(recorder, "KEPT_SIZE_BYTES", size_bytes)
-    before = recorded(range(2))
+    before = recorded(range(1))
     came = Record()
     assert unpack_record(came, *through_the_disk(tmp_path, *pack_record(before))) == [0]
-    assert sorted(recorded(range(2, 5), came).pairs) == [3]  # the first failure, for which there always is room
+    assert sorted(recorded(range(1, 5), came).pairs) == [2, 3]  # the first failure and the step before: always
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+def test_the_step_before_the_first_failure_is_had_after_a_checkpoint_too(
+    first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 3 is the first that fails; its update started from what step 2 left."""
+    monkeypatch.setattr(recorder, "KEPT_SIZE_BYTES", 0)
+    run = Run(cast(Case, None), tmp_path, Origin(first, Kept(first, {})))
+    run.lost_steps = unpack_record(run.record, *through_the_disk(tmp_path, *pack_record(recorded(range(first)))))
+    recorded(range(first, 6), run.record)
+    assert sorted({*run.record.pairs, *missing_steps(run)}) == sorted(recorded(range(6)).pairs) == [2, 3]
 
 
 def judgements(count: int, fails_at: int) -> list[StepJudgement]:
