@@ -33,7 +33,7 @@ def long_run(options: Options) -> Measured:
         slopes[name] = {what: slope(samples, values) for what, values in series.items()}
         memory = series["memory_bytes"]
         lines.append(
-            f"{name:14} {memory[0] / 2**20:6.1f} to {memory[-1] / 2**20:6.1f} MiB, {slopes[name]['memory_bytes']:+7.1f} bytes "
+            f"{name:18} {memory[0] / 2**20:6.1f} to {memory[-1] / 2**20:6.1f} MiB, {slopes[name]['memory_bytes']:+7.1f} bytes "
             f"a step; shared {slopes[name]['shared_bytes']:+.1f} bytes a step; threads {_ends(series['threads'])}; "
             f"descriptors {_ends(series['descriptors'])}"
         )

@@ -1,11 +1,14 @@
-"""Parts this process in two: a guard, and the worker as its child. What the worker starts does not outlive it.
+"""Parts this process in three: two guards, and the worker below them. What the worker starts does not outlive it.
 
-    coordinator --pipe--> guard (waits, nothing else) ---> worker ---> its children, and daemons that left them
+    coordinator --pipe--> outer guard ---> guard (both wait, nothing else) ---> worker ---> its children, and daemons
 
 The guard is the subreaper of all that comes from the worker: a daemon that left its parent, group and session becomes
 the guard's own child, whatever it did to its environment and descriptors. Only its own children are ever signalled, and
 a child's number is not given to another process before the guard has reaped it. It ends as the worker ended, so that
 whoever started it reads the worker's own exit code. The worker ends with its guard.
+
+Either guard may be killed: the outer one, a subreaper too, inherits what the guard leaves, and ends it; the guard ends all
+when the outer one is gone. Only who kills both at once leaves a daemon behind.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import resource
 import select
 import signal
 import time
-from typing import List, NoReturn, Union
+from typing import Any, List, Mapping, NoReturn, Sequence, Union
 
 from stepalign.protocol import lifeline
 from stepalign.protocol.status import note_guard
@@ -33,23 +36,48 @@ _IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 
 
 def stand(pipe: int, status_path: str) -> None:
-    """Return in the worker, a new process that leads a session; the calling process stays behind as its guard.
+    """Return in the worker, a new process that leads a session; the calling process and a child stay behind as its guards.
 
     ``pipe`` is the lifeline's reading end: when it is hung up or written to, the worker and all that it started end.
-    SIGTERM and SIGUSR1 to the guard go to the worker.
+    SIGTERM and SIGUSR1 to the outer guard go to the worker.
+    """
+    before = {int(number): signal.getsignal(number) for number in (*_FORWARDED, *_IGNORED, signal.SIGCHLD)}
+    coordinator, outer = _open_parent(), os.getpid()
+    _stay_behind(before, (), to_group=False)
+    os.setpgid(0, 0)  # a signal to the outer guard's group comes once, from the outer guard
+    above = _open_parent()
+    if os.getppid() != outer:
+        os._exit(1)
+    guard = os.getpid()
+    with contextlib.suppress(OSError):  # a coordinator that is gone already is seen at the first look at the pipe
+        note_guard(status_path)
+    _stay_behind(before, (pipe, *coordinator, *above), to_group=True)
+    for descriptor in (*coordinator, *above):
+        os.close(descriptor)
+    os.setsid()
+    _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != guard:
+        os._exit(1)
+    os.set_inheritable(pipe, False)
+    lifeline.arm(pipe, os.getpgrp())
+
+
+def _stay_behind(before: Mapping[int, Any], watched: Sequence[int], to_group: bool) -> None:
+    """Return in a new process, with the handlers of ``before``; the calling one becomes its guard and never returns.
+
+    It ends the new one when one of the ``watched`` descriptors is hung up or has something to read. SIGTERM is forwarded to
+    the new process, or ``to_group``, which it must lead by then.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    before = {number: signal.getsignal(number) for number in (*_FORWARDED, *_IGNORED, signal.SIGCHLD)}
     waking, woken = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(waking, False)
-    parent = _open_parent()
-    worker: List[int] = []
+    child: List[int] = []
 
     def forward(number: int, frame: object) -> None:
-        for pid in worker:
+        for pid in child:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number) if number == signal.SIGUSR1 else os.killpg(pid, number)
+                os.killpg(pid, number) if to_group and number != signal.SIGUSR1 else os.kill(pid, number)
 
     for number in _FORWARDED:
         signal.signal(number, forward)
@@ -57,43 +85,34 @@ def stand(pipe: int, status_path: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(woken)
-    guard = os.getpid()
-    with contextlib.suppress(OSError):  # a coordinator that is gone already is seen at the first look at the pipe
-        note_guard(status_path)
     # Nothing is forwarded before the guard knows to whom.
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     pid = os.fork()
     if not pid:
         signal.set_wakeup_fd(-1)
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for which, handler in before.items():
+            signal.signal(which, signal.SIG_DFL if handler is None else handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-        for descriptor in (waking, woken, *parent):
+        for descriptor in (waking, woken):
             os.close(descriptor)
-        os.setsid()
-        _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != guard:
-            os._exit(1)
-        os.set_inheritable(pipe, False)
-        lifeline.arm(pipe, os.getpgrp())
         return
     _prctl(_PR_SET_NAME, b"stepalign-guard")
-    worker.append(pid)
+    child.append(pid)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-    _watch(pid, pipe, parent, waking, worker)
+    _watch(pid, watched, waking, child)
 
 
-def _watch(pid: int, pipe: int, parent: List[int], waking: int, worker: List[int]) -> NoReturn:
-    """Wait for the end of the worker, or of whoever wants it, and leave as the worker did."""
+def _watch(pid: int, watched: Sequence[int], waking: int, child: List[int]) -> NoReturn:
+    """Wait for the end of the child, or of whoever wants it, and leave as the child did."""
     status = 1 << 8
     try:
         poll = select.poll()
-        for descriptor in (pipe, *parent, waking):
+        for descriptor in (*watched, waking):
             poll.register(descriptor, select.POLLIN)
         found = None
         while found is None:
             ready = dict(poll.poll())
-            if pipe in ready or not ready.keys().isdisjoint(parent):
+            if not ready.keys().isdisjoint(watched):
                 os.kill(pid, signal.SIGKILL)
                 found = os.waitpid(pid, 0)[1]
             elif waking in ready:
@@ -102,7 +121,7 @@ def _watch(pid: int, pipe: int, parent: List[int], waking: int, worker: List[int
                 found = _reap(pid)
         status = found
     finally:
-        worker.clear()
+        child.clear()
         _end_children()
         _leave_as(status)
 
@@ -167,7 +186,7 @@ def _leave_as(status: int) -> NoReturn:
 
 
 def _open_parent() -> List[int]:
-    """Return a handle of the coordinator's process: its end shows although a fork of it may still hold the pipe."""
+    """Return a handle of the parent's process, whose end shows there; a fork of the coordinator may still hold the pipe."""
     try:
         return [os.pidfd_open(os.getppid())]
     except (OSError, AttributeError):

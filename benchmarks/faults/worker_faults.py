@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
-from benchmarks.faults.cell import Cell, Expected
+from benchmarks.faults.cell import Cell, Expected, Running
 
 SIDES = ("torch", "paddle")
 
@@ -161,6 +165,14 @@ def lies() -> Iterator[Cell]:
         yield Cell("lies", what, phase, Expected(3, message, 30.0), torch=injected, toml=toml, quick=quick)
 
 
+def kill_guard(running: Running, parents: int) -> None:
+    """Send SIGKILL to the worker's parent, its guard, or to that one's parent, the outer guard."""
+    pid = int(running.note.read_text(encoding="ascii").split()[0])
+    for _ in range(parents):
+        pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    os.kill(pid, signal.SIGKILL)
+
+
 def nuisances() -> Iterator[Cell]:
     """Yield what a worker may do and go on."""
     fine = Expected(0, "", 20.0, 6, "aligned")
@@ -175,5 +187,11 @@ def nuisances() -> Iterator[Cell]:
     )  # fmt: skip
     # The child goes on as if it were the worker; only the worker itself may speak.
     yield Cell("babbles", "fork_and_return", "build", fine, torch="build=fork_and_return", toml=DEADLINES)
+    for which, parents in (("guard", 1), ("outer guard", 2)):
+        yield Cell(
+            "babbles", f"{which} killed, with a daemon", "step",
+            Expected(3, r"the torch worker died in phase forward of step 3: SIGKILL\(-9\)", 6.0),
+            torch="forward:3=daemon", act=partial(kill_guard, parents=parents), quick=which == "guard",
+        )  # fmt: skip
     died = Expected(3, r"SIGSEGV\(-11\)", 6.0)
     yield Cell("babbles", "daemon_and_die", "step", died, torch="forward:3=daemon_and_die", quick=True)

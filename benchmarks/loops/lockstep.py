@@ -36,8 +36,8 @@ def rss_bytes(which: str = "VmRSS") -> int:
 
 
 def workers() -> list[int]:
-    """Return the workers that run: each is the child of its guard, which this process started."""
-    guards = children("self")
+    """Return the workers that run: each is the child of its guard, whose own guard this process started."""
+    guards = [guard for outer in children("self") for guard in children(outer)]
     return [worker for guard in guards for worker in children(guard)]
 
 

@@ -1,7 +1,7 @@
 """A long case run by stepalign in a process of its own, what each process holds counted on the way: printed as JSON.
 
-Run as ``python -m benchmarks.loops.long_run CASE_FOLDER OUT``. Counted are the coordinator, each worker and each worker's
-guard: bytes of memory of their own (``RssAnon``: the resident set without what is mapped from files or shared), bytes of
+Run as ``python -m benchmarks.loops.long_run CASE_FOLDER OUT``. Counted are the coordinator, each worker and its two
+guards: bytes of memory of their own (``RssAnon``: the resident set without what is mapped from files or shared), bytes of
 shared memory that they map, threads, open descriptors; and the files in the run folder and in TMPDIR. ``seconds`` is the
 monotonic clock.
 """
@@ -43,11 +43,11 @@ def held_by(pid: int | str) -> dict[str, int]:
 def processes() -> dict[str, int | str]:
     """Return this process, the guards that it started and their workers, by name."""
     found: dict[str, int | str] = {"coordinator": "self"}
-    for guard in children("self"):
-        for worker in children(guard):
-            name = worker_name(worker)
-            found[f"{name} guard"] = guard
-            found[name] = worker
+    for outer in children("self"):
+        for guard in children(outer):
+            for worker in children(guard):
+                name = worker_name(worker)
+                found.update({f"{name} outer guard": outer, f"{name} guard": guard, name: worker})
     return found
 
 

@@ -1,7 +1,7 @@
 """Starts and ends one worker's process: the mechanism. When to end it is decided elsewhere.
 
-What we start leads a group of its own and parts in two: a guard, and the worker as its child (`workers/guard.py`). Only
-the guard is ever signalled from here; it passes signals on, ends all that the worker started, and ends as the worker
+What we start leads a group of its own and parts in three: two guards, and the worker below them (`workers/guard.py`). Only
+the outer guard is ever signalled from here; it passes signals on, ends all that the worker started, and ends as the worker
 did. It holds the reading end of a pipe whose writer is this process, so nothing of it can outlive us. The worker's output
 goes straight to its log file. Of the paths that Python takes from its surroundings it gets none of ours, only what the
 case names.

@@ -90,18 +90,29 @@ def test_a_daemon_does_not_outlive_a_worker_that_ends_or_dies(stage: Any, action
         stage.switchboard.gather(["torch"], object, 5, "build")
 
 
-def test_a_worker_does_not_outlive_its_guard(stage: Any, wait_until: Any) -> None:
-    worker = stage.start(fault="afterHello=hang_native")
+def parent_of(pid: int) -> int:
+    """Return the pid of a process's parent: of a worker, its guard; of that, the outer guard."""
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+
+
+@pytest.mark.parametrize("killed", ["guard", "outer guard"])
+def test_neither_worker_nor_daemon_outlives_a_guard_that_is_killed(stage: Any, wait_until: Any, killed: str) -> None:
+    worker = stage.start(fault="afterHello=daemon")
     wait_until(stage.note().exists)
-    os.kill(worker.process.pid, signal.SIGKILL)
-    wait_until(lambda: is_gone(worker.pid), 2)
+    pids = noted(stage.note())
+    guard = parent_of(worker.pid)
+    assert pids[0] == worker.pid and len(pids) == 2 and parent_of(guard) == worker.process.pid
+    os.kill(guard if killed == "guard" else worker.process.pid, signal.SIGKILL)
+    wait_until(lambda: all(is_gone(pid) for pid in (*pids, guard)), 2)
+    assert worker.wait(2) and worker.exit_code() == -signal.SIGKILL
 
 
 def test_orphans_that_end_are_reaped_while_the_worker_runs(stage: Any, wait_until: Any) -> None:
     worker = stage.start(fault="afterHello=orphans")
     stage.switchboard.greet(30)
     wait_until(stage.note().exists)
-    children = Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children")
+    guard = parent_of(worker.pid)
+    children = Path(f"/proc/{guard}/task/{guard}/children")
     wait_until(lambda: children.read_text(encoding="ascii").split() == [str(worker.pid)])
     assert worker.exit_code() is None
 
@@ -120,7 +131,7 @@ def test_a_live_coordinator_keeps_its_worker(stage: Any) -> None:
     time.sleep(0.2)
     assert worker.exit_code() is None
     assert os.getpgid(worker.pid) == worker.pid == os.getsid(worker.pid), "it leads a group and a session"
-    assert os.getpgid(worker.process.pid) != worker.pid
+    assert len({os.getpgid(pid) for pid in (worker.pid, parent_of(worker.pid), worker.process.pid)}) == 3
 
 
 def _finish() -> Any:

@@ -50,12 +50,13 @@ def surroundings(worker: WorkerProcess) -> Any:
     return json.loads(worker.log_tail().splitlines()[-1])
 
 
-def test_a_worker_leads_its_own_group_and_holds_only_its_pipe(start: Any) -> None:
+def test_a_worker_leads_its_own_group_and_holds_only_its_pipe_and_journal(start: Any) -> None:
     found = surroundings(start(SHOW_SURROUNDINGS))
     assert found["group"] and found["session"]
     assert found["stdin"] == ""
     assert int(found["env"]["STEPALIGN_LIFELINE"]) in found["files"]
-    assert len(found["files"]) == 5, "three standard files, the lifeline, and the listing itself"
+    assert int(found["env"]["STEPALIGN_JOURNAL"]) in found["files"]
+    assert len(found["files"]) == 6, "three standard files, the lifeline, the journal, and the listing itself"
 
 
 def test_an_interpreter_that_hangs_before_it_is_a_worker_ends_with_the_coordinator(start: Any) -> None:
