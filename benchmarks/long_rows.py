@@ -13,13 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.loops.cases import TINY_MLP
+from benchmarks.loops.cases import NEVER_FAILS, TINY_MLP
 from benchmarks.row import Measured, Options, Row
 from benchmarks.timing import BARE, with_case
-
-NEVER_FAILS = "[tolerance]\nloss = { rtol = 1.0, atol = 1e9 }\n"
-"""On one batch for ever, rounding fails the loss after some hundred steps and Adam jumps on one side now and then; the
-control that weighs such failures would run all steps once more."""
 
 
 def long_run(options: Options) -> Measured:

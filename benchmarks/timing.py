@@ -22,6 +22,9 @@ from stepalign.coordinator.environments import managed
 
 SIDES = ("torch", "paddle")
 BARE = Path(__file__).parent / "loops" / "bare.py"
+WINDOW_S = 0.25
+"""Many times what a message's steps take (`sessions.pace`)."""
+
 WARM_UP = 0.1
 """The share of the steps that is not timed: caches, lazy initialisation, the first compilation of kernels."""
 
@@ -111,9 +114,13 @@ def skip(steps: int) -> int:
 def median_gap(ends: Sequence[float]) -> float:
     """Return the mean of the middle half of the times from one step's end to the next: robust, and not blind to stalls.
 
-    A burst of another process makes a few steps long; what stepalign itself costs in every step stays in.
+    A burst of another process makes a few steps long; what stepalign itself costs in every step stays in. Short steps are
+    judged several at once: they are timed by as many as take `WINDOW_S`.
     """
-    gaps = sorted(after - before for before, after in zip(ends[skip(len(ends)) - 1 :], ends[skip(len(ends)) :]))
+    timed = ends[skip(len(ends)) - 1 :]
+    window = max(1, min(round(WINDOW_S / mean_gap(timed)), (len(timed) - 1) // 8))
+    parts = timed[::window]
+    gaps = sorted((after - before) / window for before, after in zip(parts, parts[1:]))
     quarter = len(gaps) // 4
     return statistics.fmean(gaps[quarter : len(gaps) - quarter] or gaps)
 

@@ -47,13 +47,20 @@ def to_plain(value: Any, frames: Optional[FrameWriter] = None) -> Any:
         if frames is None:
             raise TypeError("an array needs a FrameWriter")
         return frames.add(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: to_plain(getattr(value, item.name), frames) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item, frames) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item, frames) for item in value]
+    names = _field_names(value.__class__)
+    if names is not None:
+        return {name: to_plain(getattr(value, name), frames) for name in names}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item, frames) for key, item in value.items()}
     raise TypeError(f"{type(value).__name__} has no plain form")
+
+
+@functools.cache
+def _field_names(cls: Any) -> Optional[Tuple[str, ...]]:
+    """Return the names of a dataclass's fields; None for any other class."""
+    return tuple(item.name for item in dataclasses.fields(cls)) if dataclasses.is_dataclass(cls) else None
 
 
 def from_plain(cls: Type[T], value: Any, path: str = "", frames: Optional[FrameReader] = None) -> T:

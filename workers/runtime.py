@@ -216,6 +216,7 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
         )
     )
     folder = Path(configuration.folder)
+    inputs = BatchTensors(twin)
     while True:
         client.status.leave_step()
         batch = client.next_batch()
@@ -223,7 +224,7 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
             return
         if configuration.jitter:
             twin.write_tensors(model, jitter.move_half(twin.read_parameters(model), batch.step))
-        client.report(run_step(client, twin, framework, training, batch, folder, masks))
+        client.report(run_step(client, twin, framework, training, batch, folder, inputs, masks))
         checkpoints.note_first_step()
 
 
@@ -260,6 +261,7 @@ def run_step(
     training: Training,
     batch: messages.Batch,
     folder: Path,
+    inputs: "BatchTensors",
     masks: Optional[SharedMasks] = None,
 ) -> messages.StepResult:
     """Train on one batch and return what was asked for; dropout draws from ``masks`` if there are any."""
@@ -269,7 +271,7 @@ def run_step(
         enter = telling(masks, enter)
         masks.begin_step(batch.step)
     started = time.perf_counter()
-    tensors: Dict[str, Any] = {name: twin.from_numpy(array) for name, array in batch.arrays.items()}
+    tensors = inputs.of(batch)
     capture = Capture(frozenset(batch.kinds), batch.activations, client.room)
     outcome = call_script(
         f"step {batch.step}", folder, lambda: twin.train_step(training, tensors, capture, enter)
@@ -284,6 +286,27 @@ def run_step(
         seconds=time.perf_counter() - started,
         masks={} if masks is None else masks.drawn,
     )
+
+
+class BatchTensors:
+    """Makes each step's tensors, which a script may change as it likes; those of a batch that is repeated, on the device."""
+
+    def __init__(self, twin: Any) -> None:
+        self._twin = twin
+        self._arrays: Optional[messages.Named] = None
+        self._kept: Optional[Dict[str, Any]] = None
+
+    def of(self, batch: messages.Batch) -> Dict[str, Any]:
+        """Return a batch's tensors, which nothing else refers to."""
+        repeated = batch.arrays is self._arrays
+        if repeated and self._kept is not None:
+            return {name: self._twin.copy_tensor(tensor) for name, tensor in self._kept.items()}
+        tensors = {name: self._twin.from_numpy(array) for name, array in batch.arrays.items()}
+        self._arrays, self._kept = batch.arrays, None
+        if not repeated:
+            return tensors
+        self._kept = tensors
+        return {name: self._twin.copy_tensor(tensor) for name, tensor in tensors.items()}
 
 
 def telling(masks: SharedMasks, enter: Callable[[str], None]) -> Callable[[str], None]:

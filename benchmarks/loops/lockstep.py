@@ -55,22 +55,23 @@ def main(folder: Path, out: Path) -> int:
     peaks: list[int] = []
     phases: dict[str, float] = {}
     every = 1
-    early = frozenset((1, 10))
+    also: frozenset[int] = frozenset()
 
     def phase(text: str) -> None:
         phases[text.split()[0]] = time.monotonic()
 
     def step(pair: StepPair, judgement: StepJudgement) -> None:
         ends.append(time.monotonic())
-        if pair.step % every == 0 or pair.step in early:
+        if pair.step % every == 0 or pair.step in also:
             found = {"coordinator": time.process_time()}
             found.update((worker_name(pid), cpu_s(pid)) for pid in workers())
             cpu.append({"step": float(pair.step), **found})
             memory.append(rss_bytes())
-        peaks.append(rss_bytes("VmHWM"))
+            peaks.append(rss_bytes("VmHWM"))
 
     case = load_case(folder)
     every = max(1, case.steps // 20)
+    also = frozenset((1, 10, case.steps - 1))
     result, _ = run_case(case, out, Watcher(phase=phase, step=step))
     print(
         json.dumps(

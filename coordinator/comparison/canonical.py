@@ -111,7 +111,7 @@ def canonical_state(names: NameMap, side: str, state: Named, turned: Optional[Tu
         tensor, _, slot = key.rpartition("/")
         by_tensor.setdefault(tensor, {})[slot] = array
     found: States = {}
-    for piece in names.pieces:
+    for piece in names.pieces if by_tensor else ():
         place = piece.slot(side)
         if place.tensor in by_tensor:
             slots = by_tensor[place.tensor].items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Optional, Tuple
 
 import numpy as np
@@ -83,14 +83,17 @@ def compare_values(
     A value that is not finite passes only with ``allow_nonfinite`` and if both sides have the same one at the same
     place.
     """
-    result = Comparison(step, kind, torch_name, paddle_name, False, rtol, atol, exact=True)
+    about = (step, kind, torch_name, paddle_name)
     if torch is None or paddle is None:
         lacking = "torch" if torch is None else "paddle"
-        return replace(result, reason=f"the {lacking} side has no {kind.replace('_', ' ')} {result.name}")
+        reason = f"the {lacking} side has no {kind.replace('_', ' ')} {torch_name or paddle_name or ''}"
+        return Comparison(*about, False, rtol, atol, None, reason, exact=True)
     if torch.shape != paddle.shape:
-        return replace(result, reason=f"shape {list(torch.shape)} on torch, {list(paddle.shape)} on paddle")
+        reason = f"shape {list(torch.shape)} on torch, {list(paddle.shape)} on paddle"
+        return Comparison(*about, False, rtol, atol, None, reason, exact=True)
     if torch.dtype != paddle.dtype:
-        return replace(result, reason=f"dtype {torch.dtype} on torch, {paddle.dtype} on paddle")
+        reason = f"dtype {torch.dtype} on torch, {paddle.dtype} on paddle"
+        return Comparison(*about, False, rtol, atol, None, reason, exact=True)
     measures = screen(torch, paddle, rtol, atol) or measure(torch, paddle, rtol, atol)
     passed = measures.outside == 0 and math.isfinite(measures.max_abs)
     reason = ""
@@ -106,4 +109,4 @@ def compare_values(
             f"{measures.outside} of {measures.count} elements out of tolerance; "
             f"greatest difference {measures.max_abs:.3g}" + (f" at {list(measures.index)}" if measures.index else "")
         )
-    return replace(result, passed=passed, measures=measures, reason=reason, exact=exact or bool(nonfinite))
+    return Comparison(*about, passed, rtol, atol, measures, reason, exact or bool(nonfinite))

@@ -127,6 +127,8 @@ class StepJudge:
         comparisons += self._judge_rates(pair)
         comparisons += self._judge_activations(pair)
         comparisons.append(self._judge_loss(pair))
+        if not any(named for side in sides for named in side.tensors.values()):
+            return self._without_tensors(pair.step, comparisons)
         raw = self._canonical(sides, "gradient")
         used = self._used_gradients(sides, raw)
         if raw[0] or raw[1]:
@@ -157,6 +159,12 @@ class StepJudge:
         self._turned.forget_all_but(self._held())
         self._allowances.size = Sizes()
         return StepJudgement(pair.step, tuple(comparisons), tuple(known), self._allowances.drift)
+
+    def _without_tensors(self, step: int, comparisons: List[Comparison]) -> StepJudgement:
+        """Return the judgement of a step that rates and losses alone were collected of."""
+        self._before, self._state_before = self._nothing(), ({}, {})
+        self._turned.forget_all_but(())
+        return StepJudgement(step, tuple(self._comparer.complete(comparisons)), (), self._allowances.drift)
 
     def _judge_batch(self, pair: StepPair) -> Comparison:
         digests = (pair.reference.batch_digest, pair.candidate.batch_digest)

@@ -14,6 +14,9 @@ import numpy as np
 from stepalign.coordinator.comparison import compiled
 from stepalign.coordinator.comparison.blocks import BLOCK_ELEMENTS, flat, lane_sum, same_and_finite, same_bytes
 
+_FAR = 1e38
+"""Below this, a difference is finite in any dtype that is screened."""
+
 _SAFELY = 1.0 - 1e-12
 """A bound times this holds whatever way its product and its quotient were rounded."""
 
@@ -81,6 +84,9 @@ def screen(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: floa
     """
     if reference.dtype.kind != "f" or reference.dtype.itemsize < 4 or not reference.size:
         return None
+    number = None if reference.ndim else _screen_number(reference, candidate, rtol, atol)
+    if number is not None:
+        return number
     flat_reference, flat_candidate = flat(reference), flat(candidate)
     kernels = compiled.for_arrays(flat_reference, flat_candidate)
     if kernels is not None:
@@ -108,6 +114,16 @@ def screen(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: floa
             if largest > peak:
                 peak, position = largest, start + int(difference.argmax())
     return _screened(flat_reference, flat_candidate, reference.shape, peak, position)
+
+
+def _screen_number(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: float) -> Optional[Measures]:
+    """Return what `screen` gives for two numbers that are within half of their tolerance, however that is rounded."""
+    ours, theirs = float(reference), float(candidate)
+    difference = abs(theirs - ours)
+    if not (difference < _FAR and difference <= 0.5 * (atol + rtol * abs(ours))):
+        return None
+    peak = difference if reference.dtype.itemsize == 8 else float(np.float32(difference))
+    return Measures(1, max_abs=peak, index=(), reference=ours, candidate=theirs, complete=False)
 
 
 def _screened(

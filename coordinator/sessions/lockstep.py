@@ -14,6 +14,7 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from stepalign.coordinator.processes.switchboard import Interrupted, Switchboard, note_fault
@@ -37,6 +38,7 @@ LEAD_SIZE_BYTES = 512 << 20
 TOGETHER_SIZE_BYTES = 1 << 20
 """Of batches that are sent, and of tensors that are collected, by one message."""
 
+_KINDS_KEPT = 1024
 _TICK_S = 0.1
 WIND_DOWN_S = 5.0
 """How long an interrupted run may go on to finish the steps under way and to keep its state."""
@@ -122,6 +124,7 @@ class Lockstep:
 
         Everything that came in pairs is given to ``on_pair`` even if a worker fails; then the failure is raised.
         """
+        plan = replace(plan, kinds=lru_cache(_KINDS_KEPT)(plan.kinds))
         self._sent = dict.fromkeys(self._roles, plan.first)
         self._answered = dict.fromkeys(self._roles, plan.first)
         self._done = plan.first

@@ -71,7 +71,7 @@ class NameMap:
         """Return ``side``'s named ``arrays`` as pieces; one that is absent there is absent here."""
         return {
             piece.name: piece.slot(side).read(arrays[piece.slot(side).tensor])
-            for piece in self.pieces
+            for piece in (self.pieces if arrays else ())
             if piece.slot(side).tensor in arrays and (kind is None or piece.kind == kind)
         }
 

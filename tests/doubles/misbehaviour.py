@@ -107,17 +107,6 @@ def run_into_the_oom_killer() -> None:
         taken.append(bytearray(os.urandom(1 << 20)) * 16)
 
 
-def die_later() -> None:
-    """Be killed after as long as another side's results take to come, and before what hangs is looked after."""
-    time.sleep(0.05)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def raise_later() -> None:
-    time.sleep(0.05)
-    raise ValueError("this double was asked to raise")
-
-
 def raise_case_error() -> None:
     from stepalign.protocol.errors import CaseError
 
@@ -271,8 +260,6 @@ _ACTIONS: Dict[str, Callable[[], Any]] = {
     "raise_much": _noted(lambda: _raise(ValueError("x" * (100 << 20)))),
     "raise_base": _noted(lambda: _raise(BaseException("beyond Exception"))),
     "memory": _noted(run_out_of_memory),
-    "die_later": _noted(die_later),
-    "raise_later": _noted(raise_later),
     "threads": _noted(run_out_of_threads),
     "oom_killer": _noted(run_into_the_oom_killer),
     "hang": _noted(hang_in_python),

@@ -205,6 +205,7 @@ TWIN = SimpleNamespace(
     read_random=lambda: None,
     write_random=lambda written: None,
     write_optimizer_state=lambda optimizer, model, arrays: None,
+    copy_tensor=np.copy,
     from_numpy=np.array,
     train_step=train_step,
     read_rates=lambda optimizer, scheduler, steps, losses: [optimizer["lr"]] * steps,

@@ -11,9 +11,9 @@ from .in_framework import run_code
 
 IMPORT = """
 if side == "torch":
-    from stepalign.workers.torch_worker.tensors import from_numpy, to_numpy
+    from stepalign.workers.torch_worker.tensors import copy_tensor, from_numpy, number_to_numpy, to_numpy
 else:
-    from stepalign.workers.paddle_worker.tensors import from_numpy, to_numpy
+    from stepalign.workers.paddle_worker.tensors import copy_tensor, from_numpy, number_to_numpy, to_numpy
 """
 
 BYTES = """
@@ -28,7 +28,31 @@ for dtype in DTYPES:
     for name, source in sources.items():
         made = from_numpy(source)
         results[f"{dtype}-{name}"] = to_numpy(made)
+        results[f"{dtype}-{name}_copied"] = to_numpy(copy_tensor(made))
+        results[f"{dtype}-{name}_copied-source"] = source.astype(source.dtype.newbyteorder("="))
         results[f"{dtype}-{name}-source"] = source.astype(source.dtype.newbyteorder("="))
+"""
+
+NUMBERS = """
+for dtype in ("float16", "float32", "float64"):
+    for number, value in enumerate([0.0, -0.0, 0.1, -3.7e-5, 6.0e4, 1e-7, np.inf, -np.inf, np.nan]):
+        for shape in ((), (1,)):
+            made = from_numpy(np.full(shape, value, dtype))
+            results[f"{dtype}-{number}{len(shape)}"] = number_to_numpy(made)
+            results[f"{dtype}-{number}{len(shape)}-source"] = np.full((), value, dtype)
+"""
+
+COPIES = """
+kept = from_numpy(np.arange(4, dtype=np.float32))
+given = copy_tensor(kept)
+given.mul_(2) if side == "torch" else given.scale_(2.0)
+if side == "torch":
+    given.requires_grad_()
+    results["leaf"] = kept.is_leaf and not kept.requires_grad and not copy_tensor(kept).requires_grad
+else:
+    given.stop_gradient = False
+    results["leaf"] = kept.stop_gradient and copy_tensor(kept).stop_gradient
+results["given"], results["kept"] = to_numpy(given), to_numpy(kept)
 """
 
 OWN_MEMORY = """
@@ -84,9 +108,26 @@ def found_by(code: str, side: str, request: pytest.FixtureRequest, folder: Path)
 @pytest.mark.parametrize("side", ["torch", "paddle"])
 def test_tensors_of_any_array_have_its_bytes(side: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     found = found_by(BYTES, side, request, tmp_path)
-    assert len(found) == 2 * 7 * 11
+    assert len(found) == 4 * 7 * 11
     for name in [name for name in found if not name.endswith("-source")]:
         np.testing.assert_array_equal(found[name], found[f"{name}-source"], name, strict=True)
+
+
+@pytest.mark.parametrize("side", ["torch", "paddle"])
+def test_a_number_keeps_its_bits(side: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    found = found_by(NUMBERS, side, request, tmp_path)
+    assert len(found) == 2 * 2 * 9 * 3
+    for name in [name for name in found if not name.endswith("-source")]:
+        assert found[name].tobytes() == found[f"{name}-source"].tobytes(), name
+        np.testing.assert_array_equal(found[name], found[f"{name}-source"], name, strict=True)
+
+
+@pytest.mark.parametrize("side", ["torch", "paddle"])
+def test_what_is_done_to_a_copy_is_not_done_to_the_tensor(side: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    found = found_by(COPIES, side, request, tmp_path)
+    assert found["given"].tolist() == [0.0, 2.0, 4.0, 6.0]
+    assert found["kept"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert found["leaf"]
 
 
 @pytest.mark.parametrize("side", ["torch", "paddle"])

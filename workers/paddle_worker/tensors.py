@@ -31,16 +31,33 @@ def to_numpy(tensor: Any, room: Room = own_room) -> np.ndarray:
 
     Raises WorkerFailure for a dtype that numpy lacks, such as bfloat16.
     """
-    if dtype_name(tensor) not in _DTYPES:
-        raise WorkerFailure(
-            f"a tensor of shape {tuple(tensor.shape)} has dtype {dtype_name(tensor)}, which cannot be recorded; "
-            f"run the case with dtype float32 or float64, or cast the tensor to one of {sorted(_DTYPES)}"
-        )
+    dtype = _recordable(tensor)
     if _is_sparse(tensor):
         return _dense(tensor)
-    array = room(tuple(tensor.shape), dtype_name(tensor))
+    array = room(tuple(tensor.shape), dtype)
     np.copyto(array, np.from_dlpack(tensor.detach()) if tensor.place.is_cpu_place() else tensor.numpy())
     return array
+
+
+def number_to_numpy(tensor: Any) -> np.ndarray:
+    """Copy a tensor of one real number into a 0-d array, as `to_numpy` does but for its shape."""
+    return np.array(tensor.item(), _recordable(tensor))
+
+
+def _recordable(tensor: Any) -> str:
+    """Return the name of a tensor's dtype; raises WorkerFailure for one that numpy lacks."""
+    name = dtype_name(tensor)
+    if name not in _DTYPES:
+        raise WorkerFailure(
+            f"a tensor of shape {tuple(tensor.shape)} has dtype {name}, which cannot be recorded; "
+            f"run the case with dtype float32 or float64, or cast the tensor to one of {sorted(_DTYPES)}"
+        )
+    return name
+
+
+def copy_tensor(tensor: Any) -> Any:
+    """Copy a tensor on its device; what is done to the copy does not change it."""
+    return tensor.clone()
 
 
 def from_numpy(array: np.ndarray) -> Any:

@@ -40,7 +40,7 @@ from stepalign.workers.torch_worker.optimizer_state import read_optimizer_state,
 from stepalign.workers.torch_worker.scheduler import describe_scheduler, read_rates, step_scheduler, watches_loss
 from stepalign.workers.torch_worker.settings import prepare, read_settings, version
 from stepalign.workers.torch_worker.step import train_step
-from stepalign.workers.torch_worker.tensors import from_numpy, to_numpy
+from stepalign.workers.torch_worker.tensors import copy_tensor, from_numpy, to_numpy
 
 __all__ = [
     "apply_gradients",
@@ -53,6 +53,7 @@ __all__ = [
     "clipping_functions",
     "clips_inside",
     "constructed_classes",
+    "copy_tensor",
     "describe_modules",
     "describe_optimizer",
     "describe_scheduler",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List
+from contextlib import nullcontext
+from typing import Any, Callable, ContextManager, Dict, List
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from stepalign.workers.torch_worker.model import read_buffers, read_gradients, r
 from stepalign.workers.torch_worker.optimizer import clear_gradients, learning_rates
 from stepalign.workers.torch_worker.optimizer_state import read_optimizer_state
 from stepalign.workers.torch_worker.scheduler import step_scheduler
-from stepalign.workers.torch_worker.tensors import to_numpy
+from stepalign.workers.torch_worker.tensors import number_to_numpy
 from stepalign.workers.training import Training
 
 
@@ -31,7 +32,10 @@ def train_step(
     tensors: Dict[str, Arrays] = {}
     clear_gradients(training.optimizer)
     patterns = capture.activations if "activation" in kinds else ()
-    with record_activations(model, patterns, gradients=True, room=capture.room) as activations:
+    recording: ContextManager[Arrays] = (
+        record_activations(model, patterns, gradients=True, room=capture.room) if patterns else nullcontext({})
+    )
+    with recording as activations:
         enter("forward")
         loss = training.loss(model, batch)
         loss_array = _scalar(loss)
@@ -90,4 +94,4 @@ def _scalar(loss: Any) -> np.ndarray:
         raise CaseError(f"{wanted} of a floating-point dtype; came {loss.dtype}")
     if not loss.requires_grad:
         raise CaseError(f"{wanted} that depends on trainable parameters; this one does not: backward cannot start")
-    return to_numpy(loss).reshape(())
+    return number_to_numpy(loss)

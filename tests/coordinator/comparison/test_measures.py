@@ -162,6 +162,23 @@ def test_blocked_helpers_agree_with_whole_arrays(pair: Pair, tolerance: tuple[fl
             assert squares(ours, theirs)[1] == pytest.approx(float(np.sum(ours.astype(np.float64) ** 2)), rel=1e-5, abs=1e-30)
 
 
+NUMBERS = [0.0, -0.0, 1.0, 1.0000001, 1.0000002, -1.0, 3.5e-4, 3.5003e-4, 1e-45, 3e38, -3e38, np.inf, -np.inf, np.nan]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("rtol", "atol"), [(0.0, 0.0), (1e-6, 0.0), (0.0, 1e-7), (1e-3, 1e-6), (1.0, 1e9), (1e6, 1e300)])
+def test_two_numbers_are_screened_as_arrays_of_one_element_are(dtype: Any, rtol: float, atol: float) -> None:
+    for ours in np.array(NUMBERS, np.float64):
+        for theirs in np.array(NUMBERS, np.float64):
+            with np.errstate(all="ignore"):
+                pair = np.array(ours).astype(dtype), np.array(theirs).astype(dtype)
+            number, array = screen(*pair, rtol, atol), screen(pair[0].reshape(1), pair[1].reshape(1), rtol, atol)
+            assert (number is None) == (array is None), (ours, theirs)
+            if number is not None and array is not None:
+                assert number == dataclasses.replace(array, index=()), (ours, theirs)
+                assert number.max_abs.hex() == array.max_abs.hex(), (ours, theirs)
+
+
 def test_arrays_of_other_shapes_or_dtypes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"float32\(2,\) against float32\(1, 2\)"):
         measure(np.zeros(2, np.float32), np.zeros((1, 2), np.float32), 0.0, 0.0)

@@ -34,7 +34,7 @@ class _Color(enum.Enum):
 
 
 class TestStrictValues:
-    @pytest.mark.parametrize(
+    VALUES = pytest.mark.parametrize(
         ("value", "strict"),
         [
             (math.nan, "NaN"),
@@ -56,10 +56,21 @@ class TestStrictValues:
             ("NaN", "NaN"),
         ],
     )
+
+    @VALUES
     def test_values_become_plain_strict_json(self, value: Any, strict: Any) -> None:
         assert to_strict(value) == strict
         assert type(to_strict(value)) is type(strict)
         json.dumps(to_strict(value), allow_nan=False)
+
+    @VALUES
+    def test_a_line_holds_the_same(self, value: Any, strict: Any, tmp_path: Path) -> None:
+        record = {"step": 3, "value": value, "list": [0.1, value], "last": 1e-300}
+        with StepsLog(tmp_path / "steps.jsonl") as log:
+            log.append(record)
+        text = (tmp_path / "steps.jsonl").read_text(encoding="ascii")
+        assert text == json.dumps(to_strict(record), separators=(",", ":"), allow_nan=False) + "\n"
+        assert json.loads(text)["value"] == strict
 
     def test_a_float32_and_a_float64_keep_their_value_to_the_last_bit(self) -> None:
         for value in (np.float32(0.1), np.float64(0.1) * 3, np.float32(1e-45), -0.0):

@@ -36,7 +36,11 @@ from stepalign.protocol.messages import (
     StepResult,
 )
 
+from ...conftest import NUMPY_SIDE
+
 KINDS = ("gradient", "parameter")
+SLOW_SIDE = "import time\n" + NUMPY_SIDE.replace("    error =", "    time.sleep(0.002)\n    error =")
+assert "time.sleep" in SLOW_SIDE
 
 
 def run(
@@ -47,11 +51,13 @@ def run(
     resync: int = 0,
     toml: str = "",
     kinds: tuple[str, ...] = KINDS,
+    slow: str = "",
 ) -> list[StepPair]:
     """Run a session of two doubles and return the pairs that were compared; they survive in ``run.pairs`` on a
-    failure.
+    failure. The side ``slow`` takes two milliseconds a step, so that the other one is ahead of it.
     """
-    case = load_case(make_case(f'steps = {steps}\ndtype = "float64"\n{toml}'))
+    sides = {f"{slow}_side": SLOW_SIDE} if slow else {}
+    case = load_case(make_case(f'steps = {steps}\ndtype = "float64"\n{toml}', **sides))
     pairs: list[StepPair] = []
     run.pairs = pairs  # type: ignore[attr-defined]
 
@@ -163,7 +169,7 @@ def test_a_death_among_steps_that_were_asked_for_together_loses_none_that_was_fi
     make_case: Any, make_members: Any, side: str, kinds: tuple[str, ...]
 ) -> None:
     with pytest.raises(WorkerFailure, match=rf"the {side} worker died in phase forward of step {LATE}: SIGKILL\(-9\)"):
-        run(make_case, make_members(**{side: f"forward:{LATE}=die_later"}), steps=LONG, kinds=kinds)
+        run(make_case, make_members(**{side: f"forward:{LATE}=SIGKILL"}), steps=LONG, kinds=kinds, slow=side)
     assert compared_steps() == list(range(LATE))
 
 
@@ -171,7 +177,7 @@ def test_a_failure_among_steps_that_were_asked_for_together_loses_none_that_was_
     make_case: Any, make_members: Any
 ) -> None:
     with pytest.raises(WorkerFailure, match=f"the torch side failed in phase forward of step {LATE}: "):
-        run(make_case, make_members(torch=f"forward:{LATE}=raise_later"), steps=LONG, kinds=())
+        run(make_case, make_members(torch=f"forward:{LATE}=raise"), steps=LONG, kinds=(), slow="torch")
     assert compared_steps() == list(range(LATE))
 
 
