@@ -60,6 +60,16 @@ def read_key_file(path: Path) -> SideKey:
     return read_key(text, str(path))
 
 
+def find_key(file: "str | None") -> SideKey:
+    """Read the key from ``file`` or, without one, from the environment. Raises CaseError."""
+    if file:
+        return read_key_file(Path(file))
+    text = os.environ.get(KEY_VARIABLE, "")
+    if not text:
+        raise CaseError(f"no key: name its file with --key, or put the file's text into the variable {KEY_VARIABLE}")
+    return read_key(text, KEY_VARIABLE)
+
+
 def read_key(text: str, where: str) -> SideKey:
     """Read a key from its text. Raises CaseError, without showing any of it."""
     try:

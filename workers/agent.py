@@ -25,7 +25,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from stepalign.protocol import messages
 from stepalign.protocol.errors import CaseError, ProtocolError, StepalignError, WorkerFailure
-from stepalign.protocol.keys import HEARTBEAT_S, KEY_VARIABLE, LOST_S, SideKey, read_key, read_key_file, secure_side
+from stepalign.protocol.keys import HEARTBEAT_S, KEY_VARIABLE, LOST_S, SideKey, find_key, secure_side
 from stepalign.protocol.messages import PROTOCOL_VERSION, Message
 from stepalign.protocol.sockets import connect_dealer, receive, send
 from stepalign.workers.agent_child import Child
@@ -38,7 +38,7 @@ def main(arguments: Optional[List[str]] = None) -> NoReturn:
     options = _parse(arguments)
     code = 0
     try:
-        key = read_key_file(Path(options.key)) if options.key else read_key(os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE)
+        key = find_key(options.key)
         os.environ.pop(KEY_VARIABLE, None)
         if not Path(options.case).is_dir():
             raise CaseError(f"--case {options.case}: no such folder: name the folder with the case's scripts here")

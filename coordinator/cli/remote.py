@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import tempfile
@@ -12,15 +11,12 @@ from typing import List
 
 from stepalign.coordinator.environments import managed
 from stepalign.coordinator.processes.payload import write_payload
-from stepalign.protocol.keys import KEY_VARIABLE, read_key, read_key_file
+from stepalign.protocol.keys import find_key
 
 
 def worker(options: argparse.Namespace) -> int:
     """Run an agent in the side's environment and return its exit code."""
-    if options.key:
-        side = read_key_file(Path(options.key)).side
-    else:
-        side = read_key(os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE).side
+    side = find_key(options.key).side
     interpreter = managed.find(options.python or side, side, Path.cwd())
     words: List[str] = ["--connect", options.connect, "--case", options.case]
     for name in ("key", "gpu", "wait"):
