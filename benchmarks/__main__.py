@@ -14,12 +14,12 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks import lockstep_rows, long_rows, single_rows, step4_rows
+from benchmarks import checkpoint_rows, lockstep_rows, long_rows, single_rows, step4_rows
 from benchmarks.machine import machine_facts
 from benchmarks.row import Options, Row
 
 ROWS: tuple[Row, ...] = (
-    *lockstep_rows.ROWS[:4], *single_rows.ROWS, *lockstep_rows.ROWS[4:], *long_rows.ROWS, *step4_rows.ROWS
+    *lockstep_rows.ROWS[:4], *single_rows.ROWS, *lockstep_rows.ROWS[4:], *long_rows.ROWS, *checkpoint_rows.ROWS, *step4_rows.ROWS
 )  # fmt: skip
 
 

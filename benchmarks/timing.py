@@ -82,11 +82,13 @@ def run_bare(model: Model, folder: Path, steps: int) -> tuple[dict[str, Stepping
     return found, start_s
 
 
-def run_stepalign(folder: Path, out: Path) -> tuple[Stepping, float]:
-    """Run a case by stepalign; return its times, and the seconds from its start to its first step."""
+def run_stepalign(folder: Path, out: Path, *options: str) -> tuple[Stepping, float]:
+    """Run a case by stepalign; return its times, and the seconds from its start to its first step. ``options`` are those of
+    `benchmarks.loops.lockstep`.
+    """
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.loops.lockstep", str(folder), str(out)],
+        [sys.executable, "-m", "benchmarks.loops.lockstep", str(folder), str(out), *options],
         cwd=BARE.parents[2],
         capture_output=True,
         text=True,

@@ -1,7 +1,8 @@
 """A case run by stepalign in a process of its own, timed from inside: prints its times as JSON.
 
-Run as ``python -m benchmarks.loops.lockstep CASE_FOLDER OUT``. Times are of the monotonic clock; ``cpu`` holds, at the end
-of each step, the CPU seconds of this process and of each worker so far, ``rss_bytes`` this process's memory.
+Run as ``python -m benchmarks.loops.lockstep CASE_FOLDER OUT [SHARE]``; SHARE is the part of the time that keeping the state
+may take. Times are of the monotonic clock; ``cpu`` holds, at the end of each step, the CPU seconds of this process and of
+each worker so far, ``rss_bytes`` this process's memory, ``checkpoints`` the steps whose state was kept.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.comparison.comparison import StepJudgement
+from stepalign.coordinator.running import checkpoints
 from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_state import Watcher
 from stepalign.coordinator.sessions.lockstep import StepPair
@@ -47,13 +49,16 @@ def children(pid: int | str) -> list[int]:
     return [int(child) for task in tasks for child in (task / "children").read_text(encoding="ascii").split()]
 
 
-def main(folder: Path, out: Path) -> int:
-    """Run the case and print what was measured."""
+def main(folder: Path, out: Path, share: float | None = None) -> int:
+    """Run the case and print what was measured; with ``share``, of checkpoints too."""
+    if share is not None:
+        checkpoints.MOST_OF_TIME = share
     ends: list[float] = []
     cpu: list[dict[str, float]] = []
     memory: list[int] = []
     peaks: list[int] = []
     phases: dict[str, float] = {}
+    kept: dict[int, int] = {}
     every = 1
     also: frozenset[int] = frozenset()
 
@@ -68,6 +73,10 @@ def main(folder: Path, out: Path) -> int:
             cpu.append({"step": float(pair.step), **found})
             memory.append(rss_bytes())
             peaks.append(rss_bytes("VmHWM"))
+        for number in checkpoints.kept_steps(out) if share is not None else ():
+            if number not in kept:
+                files = (out / checkpoints.FOLDER_NAME / str(number)).iterdir()
+                kept[number] = sum(file.stat().st_size for file in files)
 
     case = load_case(folder)
     every = max(1, case.steps // 20)
@@ -83,6 +92,8 @@ def main(folder: Path, out: Path) -> int:
                 "cpu": cpu,
                 "rss_bytes": memory,
                 "peak_rss_bytes": max(peaks, default=0),
+                "checkpoints": sorted(kept),
+                "checkpoint_bytes": max(kept.values(), default=0),
                 "ended": time.monotonic(),
             }
         )
@@ -100,4 +111,4 @@ def worker_name(pid: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.argv[3:])))

@@ -109,6 +109,10 @@ class Switchboard:
         """Have a recorded side answer for ``role``."""
         self._recorded[role] = recorded
 
+    def is_recorded(self, role: str) -> bool:
+        """Say whether ``role`` is a recorded side."""
+        return role in self._recorded
+
     @property
     def roles(self) -> Tuple[str, ...]:
         return (*self._workers, *self._recorded)

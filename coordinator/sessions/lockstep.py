@@ -173,7 +173,7 @@ class Lockstep:
 
     def _send_ahead(self, role: str, plan: StepPlan) -> None:
         while self._sent[role] < plan.last:
-            step, together = self._sent[role], self._paces[role].together
+            step, together = self._sent[role], self._together(role)
             if not self._has_credit(role, together, plan) or not self._resynchronised(role, step, plan):
                 return
             now = time.monotonic()
@@ -189,6 +189,13 @@ class Lockstep:
                 self._switchboard.send(role, Batches(step, batches, kinds, activations))
             self._sent[role] += len(batches)
             self._paces[role].asked(step, len(batches), now)
+
+    def _together(self, role: str) -> int:
+        """Return how many steps to ask for by one message. A recorded side, which answers at once, keeps to the live one's
+        pace: it would lead by so many steps that both are hardly ever at one step to keep their state.
+        """
+        paces = [pace for each, pace in self._paces.items() if not self._switchboard.is_recorded(each)]
+        return paces[0].together if self._switchboard.is_recorded(role) and paces else self._paces[role].together
 
     def _end_of_message(self, role: str, step: int, together: int, plan: StepPlan) -> int:
         """Return the step before which one message ends: where another is to come between, or other things are collected."""

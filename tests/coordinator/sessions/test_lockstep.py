@@ -267,6 +267,10 @@ class ListBoard:
         self.on_send: Callable[[], None] = lambda: None
         self.room: dict[str, int] = {}
         self.kinds: Callable[[int], tuple[str, ...]] = lambda step: ()
+        self.recorded = ""
+
+    def is_recorded(self, role: str) -> bool:
+        return role == self.recorded
 
     def room_bytes(self, role: str) -> int | None:
         return self.room.get(role)
@@ -376,6 +380,22 @@ def test_long_steps_are_asked_for_one_by_one() -> None:
     board.next = slowly  # type: ignore[method-assign]
     drive(board, 12)
     assert board.together["torch"] == [1] * 12
+
+
+@pytest.mark.parametrize("recorded", ["torch", "paddle"])
+def test_a_recorded_side_keeps_to_the_pace_of_the_live_one(recorded: str) -> None:
+    board = ListBoard()
+    board.recorded = recorded
+    answer = board.next
+
+    def slowly(*arguments: Any) -> tuple[str, Message]:
+        role, message = answer(*arguments)
+        time.sleep(0.0 if role == recorded else pace.TOGETHER_S)
+        return role, message
+
+    board.next = slowly  # type: ignore[method-assign]
+    drive(board, 12)
+    assert board.together[recorded] == [1] * 12
 
 
 def test_a_message_ends_where_other_things_are_collected_or_a_state_is_to_come() -> None:
