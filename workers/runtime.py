@@ -44,11 +44,14 @@ _TURNS = ((CaseError, "case"), (EnvironmentFailure, "environment"), (ProtocolErr
 
 
 def serve(client: Client, framework: str) -> int:
-    """Serve one run and return the process's exit code. Whatever is raised is told to the coordinator first."""
+    """Serve one run and return the process's exit code. Whatever is raised is told to the coordinator first.
+
+    The framework is imported before the configuration is waited for: nothing of it depends on that.
+    """
     try:
-        configuration = client.configuration()
         client.status.enter("import")
         twin = import_twin(framework)
+        configuration = client.configuration()
         client.status.enter("build")
         prepare(twin, configuration)
         if configuration.task == "schedule":

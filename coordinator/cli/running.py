@@ -1,4 +1,7 @@
-"""``stepalign demo``, ``run``, ``schedule`` and ``optimizer``."""
+"""``stepalign demo``, ``run``, ``schedule`` and ``optimizer``.
+
+A command imports what is its own when it is called: what comes before the workers' start is waited for.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +12,26 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Sequence, Tuple
 
-from stepalign.coordinator import api
 from stepalign.coordinator.cases.case import SIDES, Case
 from stepalign.coordinator.cases.choice import choose_case
 from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.cli.log_tail import LogTail
-from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.environments import managed
 from stepalign.coordinator.processes.interruption import Interruption
 from stepalign.coordinator.processes.private_folder import PrivateFolder
 from stepalign.coordinator.report.ci_outputs import tell_ci, told_to_ci
-from stepalign.coordinator.report.event_files import check_event_files, write_event_files
 from stepalign.coordinator.report.live import LiveView
-from stepalign.coordinator.report.terminal import print_verdict
-from stepalign.coordinator.results.result import Result
-from stepalign.coordinator.results.result_json import to_json
 from stepalign.coordinator.running.case_record import read_case_record, recorded_against, recorded_assignments
-from stepalign.coordinator.running.resume import resume_case
 from stepalign.coordinator.running.run import run_case
-from stepalign.coordinator.running.run_optimizer import run_optimizer
-from stepalign.coordinator.running.run_schedule import run_schedule
 from stepalign.coordinator.running.run_state import Watcher
-from stepalign.coordinator.sessions.lockstep import StepPair
 from stepalign.protocol.errors import CaseError
+
+if TYPE_CHECKING:
+    from stepalign.coordinator.comparison.comparison import StepJudgement
+    from stepalign.coordinator.results.result import Result
+    from stepalign.coordinator.sessions.lockstep import StepPair
 
 DEMO_CASE = Path(__file__).parent.parent / "cases" / "demo_case"
 
@@ -44,6 +42,8 @@ _OVERRIDES = ("steps", "mode", "dtype", "seed")
 def run(options: argparse.Namespace) -> int:
     """Run a case, or two commands, or continue a run of them."""
     if options.resume is not None:
+        from stepalign.coordinator.running.resume import resume_case
+
         continued = _continued_case(options)
         return _watched(options, continued, lambda watcher: resume_case(continued, options.resume, watcher))
     case = chosen_case(options)
@@ -78,6 +78,8 @@ def demo(options: argparse.Namespace) -> int:
 @told_to_ci
 def schedule(options: argparse.Namespace) -> int:
     """Compare both sides' learning rates alone."""
+    from stepalign.coordinator.running.run_schedule import run_schedule
+
     assignments = [] if options.steps is None else [f"schedule.steps={options.steps}"]
     case = load_case(options.case, [*_assignments(options), *assignments])
     milestones = case.file.schedule.chosen_milestones()
@@ -87,6 +89,8 @@ def schedule(options: argparse.Namespace) -> int:
 @told_to_ci
 def optimizer(options: argparse.Namespace) -> int:
     """Compare both sides' optimizers alone, under given gradients."""
+    from stepalign.coordinator.running.run_optimizer import run_optimizer
+
     assignments = [] if options.steps is None else [f"optimizer.steps={options.steps}"]
     case = load_case(options.case, [*_assignments(options), *assignments], dtype=options.dtype)
     return _watched(options, case, lambda watcher: run_optimizer(case, options.out, watcher))
@@ -119,6 +123,8 @@ def _watched(
     rate_steps: Sequence[int] = (),
 ) -> int:
     if options.tensorboard is not None:
+        from stepalign.coordinator.report.event_files import check_event_files
+
         check_event_files(options.tensorboard)
     started_s = time.monotonic()
     with ExitStack() as stack:
@@ -139,14 +145,27 @@ def _watched(
         )
         result, folder = call(watcher)
         tail.read()
+    _tell(options, case, result, folder, rate_steps, time.monotonic() - started_s)
+    return result.exit_code
+
+
+def _tell(
+    options: argparse.Namespace, case: Case, result: Result, folder: Path, rate_steps: Sequence[int], seconds: float
+) -> None:
+    """Tell the result in all the ways that were asked for."""
+    from stepalign.coordinator import api
+    from stepalign.coordinator.report.terminal import print_verdict
+    from stepalign.coordinator.results.result_json import to_json
+
     if options.tensorboard is not None:
+        from stepalign.coordinator.report.event_files import write_event_files
+
         write_event_files(options.tensorboard, result)
     if options.json:
         print(json.dumps(to_json(result), indent=1, allow_nan=False))
     else:
         print_verdict(result, folder, rate_steps=rate_steps)
-    tell_ci(options.junit, case, api.Result(result, folder, tuple(rate_steps)), time.monotonic() - started_s)
-    return result.exit_code
+    tell_ci(options.junit, case, api.Result(result, folder, tuple(rate_steps)), seconds)
 
 
 def print_notice(text: str) -> None:

@@ -1,14 +1,33 @@
-"""report.html: one self-contained file for people. Its libraries are imported when the first report is written."""
+"""report.html: one self-contained file for people. Its libraries are imported when the first report is written, or before
+that by `prepare_report`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from pathlib import Path
 
 from stepalign.coordinator.results.result import Result
 
 REPORT_NAME = "report.html"
 
-__all__ = ["REPORT_NAME", "build_report", "write_report"]
+__all__ = ["REPORT_NAME", "build_report", "prepare_report", "write_report"]
+
+
+def prepare_report() -> None:
+    """Make ready, beside what the caller does, what every report needs: called where workers have to be waited for. What
+    fails here fails again, and is told, when the report is written.
+    """
+    with contextlib.suppress(RuntimeError):  # a machine that gives no further thread
+        threading.Thread(target=_prepare, name="stepalign-report", daemon=True).start()
+
+
+def _prepare() -> None:
+    with contextlib.suppress(Exception):
+        from stepalign.coordinator.report.page import prepare
+
+        prepare()
 
 
 def write_report(path: Path, result: Result) -> None:

@@ -13,15 +13,18 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from stepalign.coordinator import api
 from stepalign.coordinator.cases.case import KINDS, Case
 from stepalign.coordinator.languages.translation import say
 from stepalign.coordinator.report import wording
 from stepalign.coordinator.results.records import write_bytes
 from stepalign.coordinator.results.result import Result, Verdict
 from stepalign.protocol.errors import CaseError, StepalignError
+
+if TYPE_CHECKING:
+    from stepalign.coordinator import api
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _LEVELS = {Verdict.DIVERGED: "error", Verdict.FAILED: "error", Verdict.INCONCLUSIVE: "warning"}

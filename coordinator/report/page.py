@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import jinja2
@@ -28,6 +29,12 @@ SAMPLED_STEPS = 200
 LISTED_NAMES = 200
 CHARTS = ("loss", "loss_difference", "rates", "rate_difference", "heat_map")
 _TEMPLATES = Path(__file__).parent / "templates"
+
+
+def prepare() -> None:
+    """Do beforehand what every page needs and no result changes: compile the template, compress the library."""
+    _environment().get_template("report.html")
+    _plotly()
 
 
 def render_page(folder: Path, result: Result) -> str:
@@ -73,6 +80,7 @@ def render_page(folder: Path, result: Result) -> str:
     )
 
 
+@lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -105,6 +113,7 @@ def _own(name: str) -> Markup:
     return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704 (the package's own file)
 
 
+@lru_cache(maxsize=1)
 def _plotly() -> str:
     """Return plotly.js, compressed, in base64: 4.8 MB become 2.0 MB, which browsers since 2023 unpack themselves."""
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Optional
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from stepalign.protocol.errors import CaseError, EnvironmentFailure
 RESULT_NAME = "result.json"
 STEPS_NAME = "steps.jsonl"
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_JOINED_PIECES = 1000
 _NO_LISTS = (str, bytes, bytearray, memoryview)
 _MAX_NAME_BYTES = 120
 _MAX_SUFFIX = 1000
@@ -167,8 +168,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: Iterable[str]) -> None:
     """Write a text file, in one piece or in many, in UTF-8 with "\\n" line ends, as `write_pieces` does."""
-    pieces = [text] if isinstance(text, str) else text
-    write_pieces(path, (piece.encode("utf-8", "backslashreplace") for piece in pieces))
+    pieces = iter([text] if isinstance(text, str) else text)
+    joined = iter(lambda: "".join(itertools.islice(pieces, _JOINED_PIECES)), "")
+    write_pieces(path, (piece.encode("utf-8", "backslashreplace") for piece in joined))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -191,15 +193,26 @@ def json_pieces(value: Any, margin: str = "\n") -> Iterator[str]:
     elif isinstance(value, Sequence) and not isinstance(value, _NO_LISTS) and value:
         opening = "["
         for item in value:
-            yield f"{opening}{inner}"
-            if type(item) is float and math.isfinite(item):
-                yield repr(item)
-            else:
+            row = _row_of_numbers(item, inner)
+            if row is None:
+                yield f"{opening}{inner}"
                 yield from json_pieces(item, inner)
+            else:
+                yield f"{opening}{inner}{row}"
             opening = ","
         yield margin + "]"
     else:
         yield json.dumps(to_strict(value), allow_nan=False)
+
+
+def _row_of_numbers(item: Any, margin: str) -> Optional[str]:
+    """Give what a long series is made of in one piece: a finite float, or a row of some; None for anything else."""
+    if type(item) is float:
+        return repr(item) if math.isfinite(item) else None
+    if type(item) is not tuple or not item or not all(type(number) is float and math.isfinite(number) for number in item):
+        return None
+    inner = margin + " "
+    return f"[{inner}{f',{inner}'.join(map(repr, item))}{margin}]"
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ only the interrupted run had, where the diagnosis asks for them.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Dict, List, Tuple
 
 from stepalign.coordinator.cases.case import SIDES, Case
@@ -22,7 +21,6 @@ from stepalign.coordinator.running.sides_record import (
     changed_sides,
     changed_weights,
     describe_sides,
-    recorded_threads,
     write_sides,
 )
 from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
@@ -31,14 +29,6 @@ from stepalign.coordinator.sessions.session import Session
 from stepalign.protocol import messages
 from stepalign.protocol.errors import CaseError
 from stepalign.protocol.messages import Named
-
-
-def as_it_was_placed(run: Run) -> Case:
-    """Return the case such that both sides get the number of threads that they had."""
-    threads = recorded_threads(run.origin.sides)
-    if run.case.file.threads or not threads:
-        return run.case
-    return replace(run.case, file=replace(run.case.file, threads=threads))
 
 
 def why_never_kept(case: Case) -> str:

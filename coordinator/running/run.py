@@ -1,47 +1,31 @@
-"""Runs a case from its folder to its verdict, and leaves the run folder behind, whatever happens on the way."""
+"""Runs a case from its folder to its verdict, and leaves the run folder behind, whatever happens on the way.
+
+Imports only what starts the workers; the rest (`stepping`, `ending`) is imported while they import their frameworks.
+"""
 
 from __future__ import annotations
 
 import datetime
-from dataclasses import replace
+import importlib
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Optional, Tuple
 
-from stepalign.coordinator.cases.batches import batch_sizes
 from stepalign.coordinator.cases.case import Case
-from stepalign.coordinator.cases.collection import plan_collection
-from stepalign.coordinator.comparison.rates import pair_groups
-from stepalign.coordinator.diagnosis.cause import Finding
-from stepalign.coordinator.diagnosis.dropout_draws import compare_draws
-from stepalign.coordinator.diagnosis.preflight import compare_declarations
-from stepalign.coordinator.diagnosis.relevance import settle_by_data
-from stepalign.coordinator.diagnosis.tying import find_untied
 from stepalign.coordinator.processes.machine_trouble import REFUSALS, machine_trouble
 from stepalign.coordinator.recordings.batches import open_batches
-from stepalign.coordinator.results.deliverables import attempt, write_loss_log, write_rate_log, write_result
 from stepalign.coordinator.results.records import STEPS_NAME, StepsLog, create_run_folder
-from stepalign.coordinator.results.result import Result
 from stepalign.coordinator.running.case_record import write_case_record
-from stepalign.coordinator.running.checkpoints import Keeper, forget
-from stepalign.coordinator.running.continuing import KeptParts, as_it_was_placed, check_sides, why_never_kept
-from stepalign.coordinator.running.details import write_details
-from stepalign.coordinator.running.heap import give_back
-from stepalign.coordinator.running.judgement import judge_run, judge_what_came
-from stepalign.coordinator.running.recorder import Recorder
-from stepalign.coordinator.running.repeated_log import NotRepeatedError, RepeatedLog
+from stepalign.coordinator.running.repeated_log import NotRepeatedError
 from stepalign.coordinator.running.run_state import Run, Watcher
-from stepalign.coordinator.running.schedule import at_milestones, compare_schedules, defines_schedule
-from stepalign.coordinator.running.step_judge import begin_judge
-from stepalign.coordinator.running.verdict import result_of
-from stepalign.coordinator.sessions.lockstep import Keeping, StepPair, StepPlan
+from stepalign.coordinator.running.sides_record import as_it_was_placed
 from stepalign.coordinator.sessions.members import both, find_crew
-from stepalign.coordinator.sessions.naming import unused_patterns
 from stepalign.coordinator.sessions.session import Session
-from stepalign.coordinator.sessions.settings_check import compare_settings
 from stepalign.protocol.errors import StepalignError
 
-LOOKED_AT_STEPS = 100
-"""How many steps' batches are looked through for what a declared difference depends on."""
+if TYPE_CHECKING:
+    from stepalign.coordinator.results.result import Result
+
+_REST = ("stepalign.coordinator.running.stepping", "stepalign.coordinator.running.ending")
 
 
 def run_case(case: Case, out: Optional[Path], watcher: Watcher) -> Tuple[Result, Path]:
@@ -59,52 +43,41 @@ def drive(run: Run, watcher: Watcher) -> None:
     not come out as it was raises: NotRepeatedError.
     """
     try:
-        _drive(run, watcher)
-        _compare_schedules(run, watcher)
-        judge_run(run, watcher)
+        _run_steps(run, watcher)
+        from stepalign.coordinator.running.ending import come_to_verdict
+
+        come_to_verdict(run, watcher)
     except NotRepeatedError:
         raise
     except (StepalignError, KeyboardInterrupt) as error:
-        run.error = error
-        judge_what_came(run)
+        _end_with(run, error)
     except REFUSALS as error:
-        run.error = machine_trouble(error)
-        judge_what_came(run)
+        _end_with(run, machine_trouble(error))
     finally:
         if run.crew is not None:
             run.crew.close()
 
 
 def write_all(run: Run) -> Result:
-    """Write the run folder's files and return the result; a file that cannot be written makes the run a failed one."""
-    result = result_of(run)
-    failure = attempt(
-        lambda: write_details(run),
-        lambda: write_result(run.folder, result),
-        lambda: write_loss_log(run.folder, run.record),
-        lambda: _write_rates(run),
-    )
-    give_back()
-    if failure is None or run.error is not None:
-        if run.error is None:
-            forget(run.folder)
-        return result
-    run.error = failure
-    if run.divergence is None:
-        judge_what_came(run)
-    else:
-        run.warnings.append(f"the run itself came to its end, and the sides had diverged: {run.divergence.reason}")
-    failed = result_of(run)
-    attempt(lambda: write_result(run.folder, failed))
-    return failed
+    """Write the run folder's files and return the result (`ending.write_all`)."""
+    from stepalign.coordinator.running.ending import write_all
+
+    return write_all(run)
 
 
-def _drive(run: Run, watcher: Watcher) -> None:
+def _end_with(run: Run, error: BaseException) -> None:
+    from stepalign.coordinator.running.judgement import judge_what_came
+
+    run.error = error
+    judge_what_came(run)
+
+
+def _run_steps(run: Run, watcher: Watcher) -> None:
     case = run.case
     watcher.phase("reading the data")
     run.batches = open_batches(case)
     run.batches[0]
-    run.crew = find_crew(as_it_was_placed(run), meeting=watcher.meeting(run.folder))
+    run.crew = find_crew(as_it_was_placed(case, run.origin.sides), meeting=watcher.meeting(run.folder))
     run.warnings += [*run.crew.placement.warnings, *run.crew.placement.notes]
     with (
         StepsLog(run.folder / STEPS_NAME) as log,
@@ -113,98 +86,13 @@ def _drive(run: Run, watcher: Watcher) -> None:
         run.session = session
         watcher.workers(session.states)
         watcher.phase("starting both workers")
-        session.start()
-        watcher.phase("building both sides")
-        try:
-            session.build()
-        finally:
-            run.facts, run.declarations = dict(session.facts), dict(session.declarations)
-        torch, paddle = session.declarations["torch"], session.declarations["paddle"]
-        run.warnings += unused_patterns(torch.tensors, paddle.tensors, case.file.weights)
-        run.warnings += compare_settings(session.facts["torch"], session.facts["paddle"])
-        run.findings = compare_declarations(
-            torch,
-            paddle,
-            [(piece.torch.tensor, piece.paddle.tensor) for piece in session.names.pieces],
-            session.names.modules,
-            case.file.mode,
-            case.file.compare.dropout,
-        )
-        run.findings = find_untied(session.names) + settle_by_data(
-            run.findings, (run.batches[step] for step in range(min(case.steps, LOOKED_AT_STEPS)))
-        )
-        watcher.phase("exchanging initial weights")
-        run.initial = session.exchange_weights()
-        check_sides(run)
-        judge = begin_judge(case, session, run.initial)
-        run.collection, rule = plan_collection(case, torch)
-        run.compared = {
-            "initial weights": "every value; read back where they were loaded, sent from there only where bytes differ",
-            "tensors": rule,
-            "rates and losses": "every step",
-            "batches": "digest of every step's bytes",
-        }
-        if case.against is not None:
-            run.compared[f"{case.against.side} side"] = f"recorded {case.against.made}, played back from {case.against.place.name}"
-        lines = RepeatedLog(log, run.folder, run.origin.recorded)
-        recorder = Recorder(judge, lines, case.file.compare.resync, watcher.step)
-        run.record = recorder.record
-        watcher.worst(run.record.worst)
-        run.record.rate_pairs = tuple((ours, theirs) for ours, theirs, _ in pair_groups(session.names, torch, paddle))
-        run.record.batch_sizes = batch_sizes(run.batches[0])
-        found: List[Finding] = []
-        parts = KeptParts(judge, recorder.record, found)
-        first = parts.restore(run, watcher)
-        every_s = 0.0 if why_never_kept(case) else case.file.resume.every_s
-        keeper = Keeper(run.folder, log, every_s, parts.describe)
-        watcher.phase(f"running {case.steps} steps")
-        activations = case.file.collect.activations
-        plan = StepPlan(first, case.steps, run.collection.kinds, lambda step: activations, case.file.compare.resync)
-        run.plan = replace(_with_activations(plan), keeping=Keeping(keeper.due, keeper.keep))
-        session.step(run.plan, run.batches, _watching_masks(run, recorder.take, found))
+        session.start(meanwhile=_import_rest)
+        from stepalign.coordinator.running.stepping import run_steps
+
+        run_steps(run, session, log, watcher)
     run.warnings += session.endings
 
 
-def _watching_masks(
-    run: Run, take: Callable[[StepPair], None], found: List[Finding]
-) -> Callable[[StepPair], None]:
-    """Return ``take`` such that the shared dropout masks of each step are compared too, until they differ."""
-
-    def watch(pair: StepPair) -> None:
-        take(pair)
-        if not found:
-            found.extend(compare_draws(pair.reference.masks, pair.candidate.masks))
-            run.findings += found
-
-    return watch
-
-
-def _with_activations(plan: StepPlan) -> StepPlan:
-    if not plan.activations(0):
-        return plan
-    return replace(plan, kinds=lambda step: (*plan.kinds(step), "activation"))
-
-
-def _compare_schedules(run: Run, watcher: Watcher) -> None:
-    defined = defines_schedule(run.case)
-    if not any(defined.values()):
-        return
-    if not all(defined.values()):
-        alone = next(side for side, there in defined.items() if there)
-        run.warnings.append(
-            f"only the {alone} side's script defines schedule(case): schedules were not compared on their own"
-        )
-        return
-    assert run.crew is not None
-    watcher.phase(f"comparing {run.case.file.schedule.steps} steps of both schedules")
-    run.schedule = compare_schedules(run.case, run.crew, run.folder, watcher.tick)
-    run.compared["schedules"] = run.schedule.describe(run.case.file.schedule.chosen_milestones())
-
-
-def _write_rates(run: Run) -> None:
-    if run.schedule is not None:
-        milestones = run.case.file.schedule.chosen_milestones()
-        sides = at_milestones(run.schedule.rates[0], milestones), at_milestones(run.schedule.rates[1], milestones)
-        write_rate_log(run.folder, sides, {step: run.schedule.passed_at(step) for step in milestones})
-    elif run.record.steps:
-        write_rate_log(run.folder, run.record.rates, run.record.rate_passed)
+def _import_rest() -> None:
+    for name in _REST:
+        importlib.import_module(name)

@@ -8,6 +8,7 @@ from typing import Optional, Tuple
 
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.processes.machine_trouble import REFUSALS, machine_trouble
+from stepalign.coordinator.report import prepare_report
 from stepalign.coordinator.results.deliverables import write_rate_log, write_result
 from stepalign.coordinator.results.records import create_run_folder
 from stepalign.coordinator.results.result import CaseFacts, Result, Series, Verdict
@@ -28,7 +29,7 @@ def run_schedule(case: Case, out: Optional[Path], watcher: Watcher) -> Tuple[Res
     try:
         with find_crew(case, meeting=watcher.meeting(folder)) as crew:
             watcher.phase(f"comparing {case.file.schedule.steps} steps of both schedules")
-            outcome = compare_schedules(case, crew, folder, watcher.tick)
+            outcome = compare_schedules(case, crew, folder, watcher.tick, prepare_report)
     except (StepalignError, KeyboardInterrupt) as caught:
         error = caught
     except REFUSALS as refused:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional
 
-from stepalign.coordinator.cases.batches import BatchSource
-from stepalign.coordinator.cases.case import Case
-from stepalign.coordinator.cases.collection import Collection
-from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
-from stepalign.coordinator.diagnosis.cause import Cause, Finding
-from stepalign.coordinator.results.result import FirstDivergence, Resumed
-from stepalign.coordinator.running.checkpoints import Kept
-from stepalign.coordinator.running.locate import Located
-from stepalign.coordinator.running.noise import Noise
-from stepalign.coordinator.running.recorder import Record
-from stepalign.coordinator.running.schedule import ScheduleOutcome
-from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
 from stepalign.coordinator.sessions.meeting import Meeting
-from stepalign.coordinator.sessions.members import Crew
-from stepalign.coordinator.sessions.session import Session
-from stepalign.protocol.messages import Named, WorkerFacts
-from stepalign.protocol.specs import Declaration
-from stepalign.protocol.status import Status
+
+if TYPE_CHECKING:  # what starts the workers imports this module: nothing more than that needs
+    from stepalign.coordinator.cases.batches import BatchSource
+    from stepalign.coordinator.cases.case import Case
+    from stepalign.coordinator.cases.collection import Collection
+    from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
+    from stepalign.coordinator.diagnosis.cause import Cause, Finding
+    from stepalign.coordinator.results.result import FirstDivergence, Resumed
+    from stepalign.coordinator.running.checkpoints import Kept
+    from stepalign.coordinator.running.locate import Located
+    from stepalign.coordinator.running.noise import Noise
+    from stepalign.coordinator.running.recorder import Record
+    from stepalign.coordinator.running.schedule import ScheduleOutcome
+    from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
+    from stepalign.coordinator.sessions.members import Crew
+    from stepalign.coordinator.sessions.session import Session
+    from stepalign.protocol.messages import Named, WorkerFacts
+    from stepalign.protocol.specs import Declaration
+    from stepalign.protocol.status import Status
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class Origin:
     sides: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _empty_record() -> Record:
+    from stepalign.coordinator.running.recorder import Record
+
+    return Record()
+
+
 @dataclass
 class Run:
     """What is known of a run so far; a failure leaves it as it stands.
@@ -77,7 +85,7 @@ class Run:
     resumed: Optional[Resumed] = None
     crew: Optional[Crew] = None
     batches: Optional[BatchSource] = None
-    record: Record = field(default_factory=Record)
+    record: Record = field(default_factory=_empty_record)
     facts: Dict[str, WorkerFacts] = field(default_factory=dict)
     declarations: Dict[str, Declaration] = field(default_factory=dict)
     session: Optional[Session] = None

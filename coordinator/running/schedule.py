@@ -80,10 +80,12 @@ def require_schedule(case: Case) -> None:
         )
 
 
-def compare_schedules(case: Case, crew: Crew, folder: Path, on_tick: Callable[[], None]) -> ScheduleOutcome:
-    """Run both schedules in workers of their own and compare every step's rates."""
+def compare_schedules(
+    case: Case, crew: Crew, folder: Path, on_tick: Callable[[], None], meanwhile: Callable[[], None] = lambda: None
+) -> ScheduleOutcome:
+    """Run both schedules in workers of their own and compare every step's rates; ``meanwhile`` is called as they start."""
     with Session(case, both(case, crew, folder), "schedule", on_tick) as session:
-        session.start()
+        session.start(meanwhile)
         session.build_schedules()
         rates = session.read_rates(case.file.schedule.steps)
     tolerance = tolerances(case.file.dtype, case.file.tolerance)["lr"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
 import stepalign
+from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.results.records import read_result, to_strict, write_json
 from stepalign.protocol.errors import CaseError
 from stepalign.protocol.messages import Named, WorkerFacts
@@ -95,3 +97,11 @@ def _cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def as_it_was_placed(case: Case, before: Mapping[str, Any]) -> Case:
+    """Return the case such that both sides get the number of threads that they had; ``before`` is what they were."""
+    threads = recorded_threads(before)
+    if case.file.threads or not threads:
+        return case
+    return replace(case, file=replace(case.file, threads=threads))

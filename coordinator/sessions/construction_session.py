@@ -19,9 +19,9 @@ class ConstructionSession(Session):
     def __enter__(self) -> ConstructionSession:
         return self
 
-    def start(self) -> None:
+    def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Start the worker and have it import its framework."""
-        super().start()
+        super().start(meanwhile)
         (member,) = self._members
         self.switchboard.send(member.role, self._configuration(member))
 

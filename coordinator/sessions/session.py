@@ -112,8 +112,8 @@ class Session:
         with self._open:
             return {worker.spec.role: worker.status() for worker in self._workers}
 
-    def start(self) -> None:
-        """Start both workers and have each say who it is."""
+    def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Start both workers and have each say who it is; ``meanwhile`` is called while they start."""
         require_open_files()
         require_threads()
         self._private = PrivateFolder()
@@ -133,6 +133,7 @@ class Session:
             )
             self._workers.append(worker)
             self._switchboard.add(worker)
+        meanwhile()
         deadline = self._case.file.deadline
         self._switchboard.greet(deadline.build_s if self._runs_commands else deadline.start_s)
 
