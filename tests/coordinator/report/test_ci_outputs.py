@@ -16,6 +16,7 @@ from stepalign.coordinator.cli import running
 from stepalign.coordinator.cli.main import main
 from stepalign.coordinator.report.ci_outputs import annotation, annotation_text, blamed_file, junit_of
 from stepalign.coordinator.results.result import ErrorFacts, Result, Verdict
+from stepalign.coordinator.running import run_schedule
 from stepalign.coordinator.running.run_state import Watcher
 
 from ..made_up_results import HOSTILE_NAME, aligned, diverged, entry, every_result, failed, inconclusive, schedule_only
@@ -141,7 +142,7 @@ def ending(monkeypatch: pytest.MonkeyPatch) -> list[Result]:
         return results.pop(0), out or Path("runs/made-up")
 
     monkeypatch.setattr(running, "run_case", end)
-    monkeypatch.setattr(running, "run_schedule", end)
+    monkeypatch.setattr(run_schedule, "run_schedule", end)
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     return results
 
