@@ -85,10 +85,11 @@ class StepJudge:
         return self._initial
 
     def memory(self) -> JudgeMemory:
-        """Return all that judging the next step depends on."""
+        """Return all that judging the next step depends on; arrays as they lie, none is turned for it."""
+        torch, paddle = ({name: pieces.parts for name, pieces in side.items()} for side in self._state_before)
         return JudgeMemory(
-            self._before,
-            self._state_before,
+            (self._before[0].parts, self._before[1].parts),
+            (torch, paddle),
             self._allowances.drift,
             self._allowances.peak_rate,
             self._updates.variants,

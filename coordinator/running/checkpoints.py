@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -41,6 +41,9 @@ FIRST_STEP = 2
 
 MOST_OF_TIME = 0.05
 """The part of a run's time that keeping may take."""
+
+RESIDENT_SIZE_BYTES = 256 << 20
+"""Of what is read of memory shared with the workers before its pages are given back."""
 
 WORTH_S = 2.0
 """An interrupted run keeps its state if the steps since the last time took longer than this."""
@@ -64,7 +67,8 @@ class Kept:
 class Keeper:
     """Decides when to keep, and keeps. ``describe`` gives the judge's and the record's part at that moment.
 
-    ``due`` is called on the run's thread, ``keep`` on the comparing thread.
+    ``due`` is called on the run's thread, ``keep`` on the comparing thread. ``give_pages_back`` takes what was read of the
+    workers' memory out of this process.
     """
 
     def __init__(
@@ -74,12 +78,14 @@ class Keeper:
         every_s: float,
         describe: Callable[[], Tuple[Dict[str, Named], Dict[str, Any]]],
         clock: Callable[[], float] = time.monotonic,
+        give_pages_back: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder / FOLDER_NAME
         self._log = log
         self._every_s = every_s
         self._describe = describe
         self._clock = clock
+        self._give_pages_back = give_pages_back
         self._last = clock()
         self._cost_s = 0.0
         self._refused = not every_s
@@ -115,9 +121,8 @@ class Keeper:
             arrays, plain = self._describe()
             arrays.update({role: dict(state.tensors) for role, state in states.items()})
             self._log.sync()
-            write_checkpoint(
-                self._folder, Kept(step, arrays, {**plain, "sides": {role: state.plain for role, state in states.items()}})
-            )
+            kept = Kept(step, arrays, {**plain, "sides": {role: state.plain for role, state in states.items()}})
+            write_checkpoint(self._folder, kept, self._give_pages_back)
         except (OSError, StepalignError) as error:
             self._refused = True  # a full disk: steps.jsonl and result.json need what is left more
             with contextlib.suppress(OSError, StepalignError):
@@ -127,8 +132,11 @@ class Keeper:
         self._last = self._clock()
 
 
-def write_checkpoint(folder: Path, kept: Kept) -> None:
-    """Write a checkpoint into ``folder``, whole or not at all, and remove all but the newest."""
+def write_checkpoint(folder: Path, kept: Kept, give_pages_back: Callable[[], None] = lambda: None) -> None:
+    """Write a checkpoint into ``folder``, whole or not at all, and remove all but the newest. One array after the other is
+    read, and ``give_pages_back`` called after every `RESIDENT_SIZE_BYTES`.
+    """
+    reading = _Sparing(give_pages_back)
     folder.mkdir(exist_ok=True)
     for leftover in folder.glob(".*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -138,10 +146,13 @@ def write_checkpoint(folder: Path, kept: Kept) -> None:
         by_digest: Dict[str, np.ndarray] = {}
         index: Dict[str, Dict[str, str]] = {}
         for owner, named in kept.arrays.items():
-            index[owner] = {name: digest({"": array}) for name, array in named.items()}
+            index[owner] = {name: digest({"": array}) for name, array in reading.each(named)}
             by_digest.update({index[owner][name]: array for name, array in named.items()})
         with open(temporary / "arrays.npz", "xb") as file:
-            np.savez(file, **by_digest)  # type: ignore[arg-type]
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for name, array in reading.each(by_digest):
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         _write_state(temporary, {"version": VERSION, "step": kept.step, "arrays": index, **to_strict(kept.plain)})
@@ -152,6 +163,23 @@ def write_checkpoint(folder: Path, kept: Kept) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _remove(folder, kept_steps(folder.parent)[KEPT:])
+
+
+class _Sparing:
+    """Reads arrays one after the other and gives pages back on the way."""
+
+    def __init__(self, give_pages_back: Callable[[], None]) -> None:
+        self._give_pages_back = give_pages_back
+        self._size_bytes = 0
+
+    def each(self, named: Mapping[str, np.ndarray]) -> Iterator[Tuple[str, np.ndarray]]:
+        """Yield each name with its array."""
+        for name, array in named.items():
+            yield name, array
+            self._size_bytes += array.nbytes
+            if self._size_bytes >= RESIDENT_SIZE_BYTES:
+                self._size_bytes = 0
+                self._give_pages_back()
 
 
 def _write_state(folder: Path, state: Mapping[str, Any]) -> None:

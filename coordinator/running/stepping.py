@@ -78,7 +78,7 @@ def run_steps(run: Run, session: Session, log: StepsLog, watcher: Watcher) -> No
     parts = KeptParts(judge, recorder.record, found)
     first = parts.restore(run, watcher)
     every_s = 0.0 if why_never_kept(case) else case.file.resume.every_s
-    keeper = Keeper(run.folder, log, every_s, parts.describe)
+    keeper = Keeper(run.folder, log, every_s, parts.describe, give_pages_back=session.switchboard.give_pages_back)
     watcher.phase(f"running {case.steps} steps")
     activations = case.file.collect.activations
     plan = StepPlan(first, case.steps, run.collection.kinds, lambda step: activations, case.file.compare.resync)

@@ -143,6 +143,17 @@ def test_state_that_comes_alone_is_what_the_next_update_starts_from() -> None:
     assert all(judgement.first_failure() is None for judgement in judgements[:4])
 
 
+def test_what_a_judge_remembers_is_not_turned_for_it() -> None:
+    initial, pairs = train(2)
+    torch, paddle = declare("out_in"), declare("in_out")
+    names = match_names(torch.tensors, paddle.tensors, WeightsSection())
+    judging = StepJudge(names, torch, paddle, "float32", tolerances("float32", {}))
+    judging.begin(*initial)
+    judging.judge(pairs[0])
+    held = judging.memory().before[1]["a.weight"]
+    assert np.shares_memory(held, pairs[0].candidate.tensors["parameter"]["a.weight"]) and held.shape == (40, 30)
+
+
 def test_a_turned_array_is_made_once_until_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     turned = Turned()
     arrays = {name: np.arange(6.0).reshape(2, 3).T for name in ("a", "b")}

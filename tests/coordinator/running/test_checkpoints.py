@@ -283,3 +283,14 @@ def test_a_complete_run_forgets_its_checkpoints(tmp_path: Path) -> None:
     forget(tmp_path)
     forget(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_pages_are_given_back_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[None] = []
+    write_checkpoint(tmp_path / "small", kept(3), lambda: given_back.append(None))
+    assert not given_back
+    monkeypatch.setattr(checkpoints, "RESIDENT_SIZE_BYTES", 8)
+    write_checkpoint(tmp_path / "checkpoints", kept(3), lambda: given_back.append(None))
+    assert len(given_back) > 3
+    read, written = read_checkpoint(tmp_path, 3).arrays, kept(3).arrays
+    assert {owner: set(named) for owner, named in read.items()} == {owner: set(named) for owner, named in written.items()}
