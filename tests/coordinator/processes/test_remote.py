@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import zmq
 
-from stepalign.protocol.keys import SideKey, make_pair, read_key_file, secure_side, write_key
-from stepalign.protocol.sockets import connect_dealer
+from stepalign.protocol.keys import SideKey, make_pair, read_key_file, write_key
 
 from ..real_cases import TORCH_SIDE
-from ..two_machines import OUR_LINK, OURS, SLOW, Command, ip, steps_of, write_remote_case
+from ..two_machines import OUR_LINK, OURS, SLOW, Command, ip, start_there, steps_of, write_remote_case
 
 LOST_S = 10.0
 GRACE_S = 30.0
@@ -52,16 +51,32 @@ def start_run(other_machine: str, tmp_path: Path) -> Iterator[Callable[..., Run]
         run.close()
 
 
-def knock(endpoint: str, prepare: Callable[[zmq.Socket[bytes]], None]) -> bool:
-    """Say something to the coordinator as a stranger; return whether anything came back."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    try:
-        socket = connect_dealer(context, endpoint, "torch/control", prepare)
-        with contextlib.suppress(zmq.Again):
-            socket.send_multipart([b"\x94\x02\xa4Heard"], flags=zmq.DONTWAIT)
-        return bool(socket.poll(1500))
-    finally:
-        context.destroy(linger=0)
+KNOCK = """
+import json, os, sys, zmq
+context = zmq.Context()
+socket = context.socket(zmq.DEALER)
+socket.setsockopt(zmq.IDENTITY, b"torch/control")
+for name, value in json.loads(os.environ["KEYS"]).items():
+    setattr(socket, name, value.encode("ascii"))
+socket.connect(sys.argv[1])
+try:
+    socket.send_multipart([b"\\x94\\x02\\xa4Heard"], flags=zmq.DONTWAIT)
+except zmq.Again:
+    pass
+print(bool(socket.poll(1500)))
+context.destroy(linger=0)
+"""
+
+
+def knock(endpoint: str, key: SideKey | None) -> bool:
+    """Say something to the coordinator from the other machine, with a key or without any; return whether anything came back."""
+    keys = {}
+    if key is not None:
+        keys = {"curve_serverkey": key.coordinator_public, "curve_publickey": key.public, "curve_secretkey": key.secret}
+    stranger = start_there([sys.executable, "-c", KNOCK, endpoint], KEYS=json.dumps(keys))
+    said, errors = stranger.communicate(timeout=30)
+    assert said in ("True\n", "False\n"), errors
+    return said == "True\n"
 
 
 def test_a_side_on_another_machine_is_compared_and_strangers_are_refused(
@@ -72,8 +87,10 @@ def test_a_side_on_another_machine_is_compared_and_strangers_are_refused(
     assert run.key.stat().st_mode & 0o777 == 0o600
     assert f"tcp://{OURS}:" in run.endpoint
     own = SideKey("torch", key.coordinator_public, *make_pair())
-    assert not knock(run.endpoint, lambda socket: None)
-    assert not knock(run.endpoint, lambda socket: secure_side(socket, own))
+    assert not knock(run.endpoint, None)
+    assert not knock(run.endpoint, own)
+    assert not knock(run.endpoint, SideKey("torch", make_pair()[0], key.public, key.secret))
+    assert knock(run.endpoint, key)  # so what was not answered was not heard
     write_key(tmp_path / "wrong.key", own)
     stranger = run.agent(tmp_path / "wrong.key")
     assert "refused this key" in stranger.communicate(timeout=60)[1]
