@@ -78,6 +78,7 @@ class Client:
         self._waiting: Deque[messages.Batch] = deque()
         self._batch: Optional[messages.Batch] = None
         self._digest: Optional[str] = None
+        self._next_task: Optional[messages.Configure] = None
         self._pid = os.getpid()
         self.send(
             messages.Hello(PROTOCOL_VERSION, role, framework, os.getpid(), platform.python_version(), sys.executable)
@@ -130,7 +131,7 @@ class Client:
         self._access = access
 
     def next_batch(self) -> Optional[messages.Batch]:
-        """Wait for the next batch, answering what comes before it; None when the run is over."""
+        """Wait for the next batch, answering what comes before it; None when the run is over, or another task begins."""
         while not self._waiting:
             message = self.receive()
             if isinstance(message, messages.Batch):
@@ -140,9 +141,17 @@ class Client:
                 continue
             if isinstance(message, messages.Finish):
                 return None
+            if isinstance(message, messages.Configure):
+                self._next_task = _as_found_here(message)
+                return None
             self.send(self.answer(message))
             self.status.leave_step()
         return self._take(self._waiting.popleft())
+
+    def next_task(self) -> Optional[messages.Configure]:
+        """Return what came in place of a batch: what is to be done after a training; None if nothing is."""
+        task, self._next_task = self._next_task, None
+        return task
 
     def _take(self, batch: messages.Batch) -> messages.Batch:
         """Return a batch with its arrays: its own, or those that were kept of the batch before."""

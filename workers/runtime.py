@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
@@ -46,22 +47,25 @@ _TURNS = ((CaseError, "case"), (EnvironmentFailure, "environment"), (ProtocolErr
 def serve(client: Client, framework: str) -> int:
     """Serve one run and return the process's exit code. Whatever is raised is told to the coordinator first.
 
-    The framework is imported before the configuration is waited for: nothing of it depends on that.
+    The framework is imported before the configuration is waited for: nothing of it depends on that. A training may be
+    followed by the rates of the case's schedule alone.
     """
     try:
         client.status.enter("import")
         twin = import_twin(framework)
-        configuration = client.configuration()
-        client.status.enter("build")
-        prepare(twin, configuration)
-        if configuration.task == "schedule":
-            _serve_schedule(client, twin, framework, configuration)
-        elif configuration.task == "optimizer":
-            _serve_optimizer(client, twin, framework, configuration)
-        elif configuration.task == "construction":
-            _serve_construction(client, twin, framework, configuration)
-        else:
-            _serve_training(client, twin, framework, configuration)
+        configuration: Optional[messages.Configure] = client.configuration()
+        while configuration is not None:
+            client.status.enter("build")
+            prepare(twin, configuration)
+            if configuration.task == "schedule":
+                _serve_schedule(client, twin, framework, configuration)
+            elif configuration.task == "optimizer":
+                _serve_optimizer(client, twin, framework, configuration)
+            elif configuration.task == "construction":
+                _serve_construction(client, twin, framework, configuration)
+            else:
+                _serve_training(client, twin, framework, configuration)
+            configuration = client.next_task()
         client.send(messages.Finished())
         return 0
     except BaseException as error:
@@ -115,6 +119,10 @@ def prepare(twin: Any, configuration: messages.Configure) -> None:
     twin.prepare(Settings(configuration.dtype, configuration.seed, configuration.device, configuration.threads))
 
 
+_trained_script: Dict[Path, ModuleType] = {}
+"""The script that a training was built by: what follows the training does not run it once more."""
+
+
 def _load(configuration: messages.Configure, function: str, *arguments: Any) -> Any:
     """Return what the script's ``build(case)``, ``schedule(case)`` or ``optimizer(case, parameters)`` gives."""
     folder, path = Path(configuration.folder), Path(configuration.script)
@@ -128,7 +136,10 @@ def _load(configuration: messages.Configure, function: str, *arguments: Any) -> 
         folder=folder,
     )
     takes = ("case", "parameters")[: 1 + len(arguments)]
-    called = find_function(load_script(path, folder), function, path, takes)
+    module = _trained_script.get(path) or load_script(path, folder)
+    if configuration.task == "train":
+        _trained_script[path] = module
+    called = find_function(module, function, path, takes)
     return call_script(f"{function}({', '.join(takes)}) of {path.name}", folder, lambda: called(view, *arguments))
 
 

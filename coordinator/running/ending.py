@@ -7,16 +7,10 @@ from stepalign.coordinator.results.result import Result
 from stepalign.coordinator.running.checkpoints import forget
 from stepalign.coordinator.running.details import write_details
 from stepalign.coordinator.running.heap import give_back
-from stepalign.coordinator.running.judgement import judge_run, judge_what_came
+from stepalign.coordinator.running.judgement import judge_what_came
 from stepalign.coordinator.running.run_state import Run, Watcher
-from stepalign.coordinator.running.schedule import at_milestones, compare_schedules, defines_schedule
+from stepalign.coordinator.running.schedule import at_milestones, compare_schedules_of, defines_schedule
 from stepalign.coordinator.running.verdict import result_of
-
-
-def come_to_verdict(run: Run, watcher: Watcher) -> None:
-    """Compare the schedules, if the scripts define any, and find the verdict."""
-    _compare_schedules(run, watcher)
-    judge_run(run, watcher)
 
 
 def write_all(run: Run) -> Result:
@@ -43,7 +37,8 @@ def write_all(run: Run) -> Result:
     return failed
 
 
-def _compare_schedules(run: Run, watcher: Watcher) -> None:
+def compare_both_schedules(run: Run, watcher: Watcher) -> None:
+    """Compare the schedules alone, if the scripts define any, in the workers that have trained."""
     defined = defines_schedule(run.case)
     if not any(defined.values()):
         return
@@ -53,9 +48,9 @@ def _compare_schedules(run: Run, watcher: Watcher) -> None:
             f"only the {alone} side's script defines schedule(case): schedules were not compared on their own"
         )
         return
-    assert run.crew is not None
+    assert run.session is not None
     watcher.phase(f"comparing {run.case.file.schedule.steps} steps of both schedules")
-    run.schedule = compare_schedules(run.case, run.crew, run.folder, watcher.tick)
+    run.schedule = compare_schedules_of(run.case, run.session)
     run.compared["schedules"] = run.schedule.describe(run.case.file.schedule.chosen_milestones())
 
 

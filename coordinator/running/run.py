@@ -44,9 +44,9 @@ def drive(run: Run, watcher: Watcher) -> None:
     """
     try:
         _run_steps(run, watcher)
-        from stepalign.coordinator.running.ending import come_to_verdict
+        from stepalign.coordinator.running.judgement import judge_run
 
-        come_to_verdict(run, watcher)
+        judge_run(run, watcher)
     except NotRepeatedError:
         raise
     except (StepalignError, KeyboardInterrupt) as error:
@@ -87,9 +87,11 @@ def _run_steps(run: Run, watcher: Watcher) -> None:
         watcher.workers(session.states)
         watcher.phase("starting both workers")
         session.start(meanwhile=_import_rest)
+        from stepalign.coordinator.running.ending import compare_both_schedules
         from stepalign.coordinator.running.stepping import run_steps
 
         run_steps(run, session, log, watcher)
+        compare_both_schedules(run, watcher)
     run.warnings += session.endings
 
 

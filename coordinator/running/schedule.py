@@ -86,8 +86,13 @@ def compare_schedules(
     """Run both schedules in workers of their own and compare every step's rates; ``meanwhile`` is called as they start."""
     with Session(case, both(case, crew, folder), "schedule", on_tick) as session:
         session.start(meanwhile)
-        session.build_schedules()
-        rates = session.read_rates(case.file.schedule.steps)
+        return compare_schedules_of(case, session)
+
+
+def compare_schedules_of(case: Case, session: Session) -> ScheduleOutcome:
+    """Compare every step's rates of both schedules, in workers that are started or have trained."""
+    session.build_schedules()
+    rates = session.read_rates(case.file.schedule.steps)
     tolerance = tolerances(case.file.dtype, case.file.tolerance)["lr"]
     return ScheduleOutcome(
         (as_lists(rates["torch"]), as_lists(rates["paddle"])),

@@ -155,8 +155,8 @@ class Session:
             self.declarations[member.role] = answer.declaration
 
     def build_schedules(self) -> Dict[str, messages.ScheduleReady]:
-        """Have both sides build their optimizer and scheduler alone."""
-        requests = {member.role: self._configuration(member) for member in self._members}
+        """Have both sides build their optimizer and scheduler alone; after a training, in the same processes."""
+        requests = {member.role: self._configuration(member, "schedule") for member in self._members}
         ready = self.switchboard.ask(requests, messages.ScheduleReady, self._case.file.deadline.build_s, "build")
         for member in self._members:
             self._take_facts(member, ready[member.role].facts)
@@ -267,14 +267,14 @@ class Session:
     def _weights_s(self) -> float:
         return self._case.file.deadline.weights_s
 
-    def _configuration(self, member: Member) -> messages.Configure:
-        file = self._case.file
+    def _configuration(self, member: Member, task: Optional[Task] = None) -> messages.Configure:
+        file, task = self._case.file, task or self._task
         return messages.Configure(
-            task=self._task,
+            task=task,
             name=file.name,
             folder=str(self._case.folder),
             script="" if member.spec.command is not None else str(self._case.script(member.side)),
-            steps=file.schedule.steps if self._task == "schedule" else file.steps,
+            steps=file.schedule.steps if task == "schedule" else file.steps,
             mode=file.mode,
             dtype=file.dtype,
             seed=file.seed,

@@ -24,3 +24,31 @@ def test_a_schedule_that_watches_the_loss_is_stepped_with_the_same_losses_on_bot
     assert ended.code == 0, ended.stdout + ended.stderr
     rates = [step[0] for step in ended.result["series"]["lr"]["torch"]]
     assert rates[0] == 0.1 and rates[100] > rates[-1] and len(set(rates)) > 3
+
+
+SPOKEN = "import os\nprint('this module is imported in process', os.getpid())\n"
+
+
+def test_a_run_compares_the_schedules_in_the_workers_that_have_trained_and_imports_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    case = write_case(
+        tmp_path / "case", torch=SPOKEN + TORCH_SIDE + TORCH_PLATEAU, paddle=SPOKEN + PADDLE_SIDE + PADDLE_PLATEAU
+    )
+    ended = stepalign("run", case, "--set", "schedule.steps=40", cwd=tmp_path, out=tmp_path / "out")
+    assert ended.code == 0, ended.stdout + ended.stderr
+    assert "40 steps, every group" in ended.result["compared"]["schedules"]
+    for side in ("torch", "paddle"):
+        log = (ended.folder / f"{side}.log").read_text(encoding="utf-8")
+        pid = ended.result["sides"][side]["pid"]
+        assert log.count("this module is imported") == log.count(f"imported in process {pid}") == 1
+
+
+def test_a_schedule_that_fails_after_the_steps_leaves_them_judged(tmp_path: Path) -> None:
+    wrong = "\ndef schedule(case):\n    raise RuntimeError('no schedule today')\n"
+    case = write_case(tmp_path / "case", torch=TORCH_SIDE + TORCH_PLATEAU, paddle=PADDLE_SIDE + wrong)
+    ended = stepalign("run", case, cwd=tmp_path, out=tmp_path / "out")
+    assert ended.code == 2, ended.stdout + ended.stderr
+    assert ended.result["verdict"] == "failed" and ended.result["steps_completed"] == 3
+    assert "no schedule today" in ended.result["error"]["message"]
+    assert any("3 steps finished before the failure are aligned" in text for text in ended.result["warnings"])
