@@ -51,6 +51,9 @@ with 1. `tests/test_faults.py` runs the rows marked *t*. What is promised, and h
 - **s**: seconds from the fault to the end of the command, report.html and all other files written. **gone**: until the
   last of its processes was gone. Where the machine was shared (its load is below) they are upper bounds.
 
+The kernel's out-of-memory killer itself is in no row: it takes a memory cgroup of one's own. In the rows "SIGKILL from outside"
+a worker that holds memory, inside native code, is killed as that killer does it.
+
 """
 
 

@@ -70,6 +70,13 @@ def deaths() -> Iterator[Cell]:
             else:
                 expected = Expected(3, f"the {side} side failed in phase {words}: .*{RAISED[action]}", 5.0)
             yield Cell("dies", action, phase, expected, workers="real", **{side: f"{point}={action}"})
+    for side in ("", *SIDES):
+        who = side or "torch"
+        message = rf"the {who} worker died in phase forward of step 3: SIGKILL\(-9\) \(where nobody killed it, the machine"
+        yield Cell(
+            "dies", "SIGKILL from outside, 256 MiB held", "step", Expected(3, message, 5.0), act=kill_worker, quick=not side,
+            workers="real" if side else "double", **{who: "forward:3=memory_and_hang"},
+        )  # fmt: skip
     for action in ("segfault", "SIGKILL", "os._exit"):
         expected = Expected(0, "had done all its work, but ended by (SIGSEGV|SIGKILL|exit code 9)", 12.0, 6, "aligned")
         yield Cell("dies", action, "stop", expected, torch=f"stop={action}", toml=DEADLINES, quick=action == "segfault")
@@ -98,6 +105,11 @@ def build(case):
     return Training(model=model, loss=loss, optimizer=paddle.optimizer.SGD(0.1, parameters=model.parameters()))
 """
 """paddle 3.3.1 writes before its buffer where a label is ignored: the heap is damaged, which shows a little later."""
+
+
+def kill_worker(running: Running) -> None:
+    """Send SIGKILL to the worker alone, as the kernel's out-of-memory killer does."""
+    os.kill(int(running.note.read_text(encoding="ascii").split()[0]), signal.SIGKILL)
 
 
 def _kept(phase: str) -> int:

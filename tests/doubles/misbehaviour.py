@@ -100,11 +100,12 @@ def run_out_of_threads() -> None:
     threading.Thread(target=hang_in_python, daemon=True).start()
 
 
-def run_into_the_oom_killer() -> None:
-    """Take memory, touched, until the kernel's killer comes; the cgroup that this process is in must have a limit."""
-    taken = []
-    while True:
-        taken.append(bytearray(os.urandom(1 << 20)) * 16)
+def take_memory_and_hang() -> None:
+    """Hold memory, touched, inside native code, until somebody ends it: as the kernel does where there is no more."""
+    taken = b"x" * (256 << 20)
+    note()
+    hang_in_native_code()
+    del taken
 
 
 def raise_case_error() -> None:
@@ -261,7 +262,7 @@ _ACTIONS: Dict[str, Callable[[], Any]] = {
     "raise_base": _noted(lambda: _raise(BaseException("beyond Exception"))),
     "memory": _noted(run_out_of_memory),
     "threads": _noted(run_out_of_threads),
-    "oom_killer": _noted(run_into_the_oom_killer),
+    "memory_and_hang": take_memory_and_hang,
     "hang": _noted(hang_in_python),
     "hang_native": _noted(hang_in_native_code),
     "hang_busy": _noted(hang_busily),
