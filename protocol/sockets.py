@@ -1,6 +1,8 @@
 """The two ends of the wire: a ROUTER that the coordinator binds, a DEALER that each worker connects.
 
-No linger, bounded queues, a private ipc path; a send to a peer that is not there is an error, never silence.
+No linger, bounded queues, a private ipc path; a send to a peer that is not there is an error, never silence. A frame that
+promises more than `MAX_FRAME_SIZE_BYTES` is refused before room is made for it, and its connection ends. What is larger
+goes in several: a frame of exactly that size is continued by the next one.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import os
 from types import MappingProxyType
 from typing import Callable, List, Mapping, Optional
 
+import numpy as np
 import zmq
 
 from stepalign.protocol.errors import ProtocolError
@@ -19,6 +22,7 @@ from stepalign.protocol.tensors import Buffer
 
 MAX_IPC_PATH_BYTES = 107
 MAX_FRAMES = 1 << 16
+MAX_FRAME_SIZE_BYTES = 64 << 20
 _KEEP_COPYING_BELOW_BYTES = 1 << 16
 
 
@@ -43,7 +47,7 @@ def bind_router(
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.SNDHWM, 1000)
     socket.setsockopt(zmq.RCVHWM, 1000)
-    socket.setsockopt(zmq.MAXMSGSIZE, _largest_frame_bytes())
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_SIZE_BYTES)
     prepare(socket)
     try:
         socket.bind(endpoint)
@@ -51,11 +55,6 @@ def bind_router(
         socket.close(linger=0)
         raise
     return socket
-
-
-def _largest_frame_bytes() -> int:
-    """Return the size of this machine's memory: a frame that promises more is refused before room is made for it."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def connect_dealer(
@@ -68,7 +67,7 @@ def connect_dealer(
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.IDENTITY, identity.encode())
-    socket.setsockopt(zmq.MAXMSGSIZE, _largest_frame_bytes())
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_SIZE_BYTES)
     prepare(socket)
     socket.connect(endpoint)
     return socket
@@ -98,6 +97,7 @@ def send(
 
 def send_frames(socket: "zmq.Socket[bytes]", frames: List[Buffer], identity: str = "", flags: int = 0) -> None:
     """Send a message that is encoded already."""
+    frames = [piece for frame in frames for piece in _pieces(frame)]
     if identity:
         frames.insert(0, identity.encode())
     socket.send_multipart(frames, flags, copy=sum(memoryview(item).nbytes for item in frames) < _KEEP_COPYING_BELOW_BYTES)
@@ -115,9 +115,9 @@ def receive_from(
     sender shares.
     """
     frames = _buffers(socket)
-    identity = bytes(frames[0]).decode("utf-8", "replace")
+    identity = bytes(frames.pop(0)).decode("utf-8", "replace")
     try:
-        return identity, _decode(frames[1:], memories.get(identity))
+        return identity, _decode(frames, memories.get(identity))
     except ProtocolError as error:
         return identity, error
 
@@ -129,4 +129,39 @@ def _buffers(socket: "zmq.Socket[bytes]") -> List[memoryview]:
 def _decode(frames: List[memoryview], memory: Optional[Memory]) -> Message:
     if len(frames) > MAX_FRAMES:
         raise ProtocolError(f"a message of {len(frames)} frames came, more than {MAX_FRAMES}")
-    return decode(frames, memory)
+    return decode(_joined(frames), memory)
+
+
+def _pieces(frame: Buffer) -> List[Buffer]:
+    """Return a frame as those that may be sent; of a larger one the last is smaller than the largest, and may be empty."""
+    whole = memoryview(frame).cast("B")
+    if whole.nbytes < MAX_FRAME_SIZE_BYTES:
+        return [frame]
+    return [whole[start : start + MAX_FRAME_SIZE_BYTES] for start in range(0, whole.nbytes + 1, MAX_FRAME_SIZE_BYTES)]
+
+
+def _joined(frames: List[memoryview]) -> List[memoryview]:
+    """Return the frames as they were before they were cut; ``frames`` is emptied where any was, piece by piece."""
+    if all(frame.nbytes != MAX_FRAME_SIZE_BYTES for frame in frames):
+        return frames
+    joined: List[memoryview] = []
+    frames.reverse()
+    while frames:
+        count = next((n for n, frame in enumerate(reversed(frames), 1) if frame.nbytes != MAX_FRAME_SIZE_BYTES), 0)
+        if not count:
+            raise ProtocolError("the last frame of a message is to be continued, but nothing follows it")
+        joined.append(_taken(frames, count))
+    return joined
+
+
+def _taken(frames: List[memoryview], count: int) -> memoryview:
+    """Return what so many frames hold that lie, in reverse, at the end of ``frames``; they are gone as they are copied."""
+    if count == 1:
+        return frames.pop()
+    whole = np.empty(sum(frame.nbytes for frame in frames[-count:]), np.uint8)
+    start = 0
+    for _ in range(count):
+        piece = frames.pop()
+        whole[start : start + piece.nbytes] = piece
+        start += piece.nbytes
+    return whole.data

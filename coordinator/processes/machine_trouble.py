@@ -18,7 +18,7 @@ REFUSALS = (OSError, MemoryError, zmq.ZMQError, RuntimeError)
 
 Refusal = Union[OSError, MemoryError, zmq.ZMQError, RuntimeError]
 
-_NEEDED_FILES = 40
+_NEEDED_FILES = 42
 """Open files that a session of two workers takes at most, some to spare. Without them libzmq ends the whole process."""
 
 _NEEDED_THREADS = 24

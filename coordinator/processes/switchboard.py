@@ -47,7 +47,7 @@ from stepalign.protocol.framing import decode
 from stepalign.protocol.journal import JournalReader
 from stepalign.protocol.memory import Memory
 from stepalign.protocol.messages import Message
-from stepalign.protocol.sockets import bind_router, ipc_endpoint, receive_from, send
+from stepalign.protocol.sockets import MAX_FRAME_SIZE_BYTES, bind_router, ipc_endpoint, receive_from, send
 
 M = TypeVar("M")
 _TICK_S = 0.1
@@ -56,6 +56,9 @@ _LAST_WORD_S = 0.1
 
 _MAX_WAITING = 64
 """Messages taken in at once; an honest worker has far fewer under way, a babbling one is not listened to for ever."""
+
+_AFTER_CONNECTION_S = 5.0
+"""How long a worker may run on without its connection: one that ends closes it first."""
 
 _EXIT_MISSING_PACKAGE = 78
 
@@ -86,6 +89,8 @@ class Switchboard:
         self.endpoint = ipc_endpoint(str(private / SOCKET_NAME))
         self._context: "zmq.Context[zmq.Socket[bytes]]" = zmq.Context()
         self._router = bind_router(self._context, self.endpoint)
+        self._ends = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._ended_at: Optional[float] = None
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
         self._workers: Dict[str, Worker] = {}
@@ -209,6 +214,8 @@ class Switchboard:
             message = self.poll(min(_TICK_S, max(0.0, deadline - time.monotonic())))
             if message is not None:
                 return message
+            if self._is_cut_off():
+                raise self._cut_off(waited_for)
             if time.monotonic() >= deadline:
                 raise self._hung(waited_for, phase)
 
@@ -324,6 +331,25 @@ class Switchboard:
             if tail:
                 message += f"\nthe end of {worker.spec.log.name}:\n{tail}"
             raise note_fault(WorkerFailure(message), role, status.phase, status.step, worker.describe_end())
+
+    def _is_cut_off(self) -> bool:
+        """Say whether a connection ended some seconds ago, and nothing has come since, neither messages nor an end."""
+        if self._ended_at is None and self._ends.poll(0):
+            self._ended_at = time.monotonic()
+        return self._ended_at is not None and time.monotonic() > self._ended_at + _AFTER_CONNECTION_S
+
+    def _cut_off(self, waited_for: List[str]) -> StepalignError:
+        role = next((role for role in waited_for if role in self._workers), "")
+        phase, step = self._whereabouts(role) if role else ("", None)
+        return note_fault(
+            ProtocolError(
+                f"the {role} worker's connection ended, yet it runs on: it closed it, or sent a frame of more than "
+                f"{MAX_FRAME_SIZE_BYTES >> 20} MiB, which is refused unread"
+            ),
+            role,
+            phase,
+            step,
+        )
 
     def _hung(self, waited_for: List[str], phase: str) -> StepalignError:
         for role in waited_for:

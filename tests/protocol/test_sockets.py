@@ -83,6 +83,69 @@ def test_arrays_of_every_size_pass_both_ways(ends: Any, length: int) -> None:
     np.testing.assert_array_equal(again.arrays["x"], array, strict=True)
 
 
+@pytest.mark.parametrize("beyond", [-1, 0, 1, 3 * 4096 - 1, 3 * 4096, 3 * 4096 + 1])
+def test_what_is_larger_than_a_frame_may_be_goes_in_several(
+    private_temporary_folder: Path, monkeypatch: pytest.MonkeyPatch, beyond: int
+) -> None:
+    monkeypatch.setattr(sockets, "MAX_FRAME_SIZE_BYTES", 4096)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    path = private_temporary_folder / "s"
+    try:
+        router = bind_router(context, ipc_endpoint(str(path)))
+        dealer = connect_dealer(context, ipc_endpoint(str(path)), "torch")
+        random = np.random.default_rng(0)
+        arrays = {
+            "small": np.arange(3.0), "x": random.integers(0, 255, 4096 + beyond, np.uint8), "y": random.normal(size=(600, 5)),
+        }  # fmt: skip
+        send(dealer, Batch(3, arrays))
+        role, got = receive_from(router)
+        assert role == "torch" and isinstance(got, Batch) and set(got.arrays) == set(arrays)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(got.arrays[name], array, strict=True)
+            assert got.arrays[name].flags.aligned
+        dealer.send_multipart([b"x", bytes(4096)])
+        assert "nothing follows it" in str(receive_from(router)[1])
+    finally:
+        context.destroy(linger=0)
+        path.unlink(missing_ok=True)
+
+
+GIGABYTES = """
+import sys, time
+import numpy as np, zmq
+from stepalign.protocol.messages import SendWeights
+from stepalign.protocol.sockets import bind_router, connect_dealer, ipc_endpoint, receive_from, send
+
+def peak_bytes():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
+
+context = zmq.Context()
+router = bind_router(context, ipc_endpoint(sys.argv[1]))
+dealer = connect_dealer(context, ipc_endpoint(sys.argv[1]), "torch")
+send(dealer, SendWeights())
+receive_from(router)
+before = peak_bytes()
+for _ in range(3):
+    dealer.send(np.zeros(1 << 30, np.uint8), copy=False)
+    print(router.poll(500))
+send(dealer, SendWeights())
+print(receive_from(router)[0], (peak_bytes() - before) >> 20)
+context.destroy(linger=0)
+"""
+
+
+def test_a_frame_of_a_gigabyte_is_refused_before_room_is_made_for_it(private_temporary_folder: Path) -> None:
+    path = private_temporary_folder / "s"
+    done = subprocess.run(
+        [sys.executable, "-c", GIGABYTES, str(path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    path.unlink(missing_ok=True)
+    *polled, last = done.stdout.splitlines()
+    assert polled == ["0", "0", "0"], "none came"
+    assert last.startswith("torch ") and int(last.split()[1]) < 32, last
+
+
 def test_messages_keep_their_order(ends: Any) -> None:
     router, dealer = ends
     for step in range(300):

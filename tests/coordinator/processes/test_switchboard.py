@@ -251,6 +251,14 @@ def test_a_double_without_a_fault_goes_through_all_phases(stage: Any, make_case:
     assert worker.log_tail() == ""
 
 
+def test_a_frame_that_is_too_large_is_told_long_before_the_deadline(stage: Any, make_case: Any) -> None:
+    stage.start(fault="StepResult=gigabyte_header")
+    started = time.monotonic()
+    with pytest.raises(ProtocolError, match=r"the torch worker's connection ended, yet it runs on: .* more than 64 MiB"):
+        drive(stage, make_case())
+    assert time.monotonic() - started < LONG_S / 2
+
+
 def test_a_flood_of_output_ends_in_the_log_and_harms_nothing(stage: Any, make_case: Any) -> None:
     worker = stage.start(fault="forward=flood")
     drive(stage, make_case())
