@@ -118,11 +118,7 @@ class Keeper:
                 return
             if step < FIRST_STEP:
                 return
-            arrays, plain = self._describe()
-            arrays.update({role: dict(state.tensors) for role, state in states.items()})
-            self._log.sync()
-            kept = Kept(step, arrays, {**plain, "sides": {role: state.plain for role, state in states.items()}})
-            write_checkpoint(self._folder, kept, self._give_pages_back)
+            self._write(step, states)
         except (OSError, StepalignError) as error:
             self._refused = True  # a full disk: steps.jsonl and result.json need what is left more
             with contextlib.suppress(OSError, StepalignError):
@@ -130,6 +126,14 @@ class Keeper:
         give_back()
         self._cost_s = self._clock() - started + max(state.seconds for state in states.values())
         self._last = self._clock()
+
+    def _write(self, step: int, states: Dict[str, Checkpoint]) -> None:
+        """Write a checkpoint; all that was made for it is gone when this returns."""
+        arrays, plain = self._describe()
+        arrays.update({role: dict(state.tensors) for role, state in states.items()})
+        self._log.sync()
+        kept = Kept(step, arrays, {**plain, "sides": {role: state.plain for role, state in states.items()}})
+        write_checkpoint(self._folder, kept, self._give_pages_back)
 
 
 def write_checkpoint(folder: Path, kept: Kept, give_pages_back: Callable[[], None] = lambda: None) -> None:

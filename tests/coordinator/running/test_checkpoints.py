@@ -6,6 +6,7 @@ import hashlib
 import json
 import resource
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -232,6 +233,22 @@ def test_a_checkpoint_has_both_sides_and_the_coordinators_part(tmp_path: Path, l
         "paddle": {"w": 1},
     }
     assert found.plain["sides"] == {"torch": "{}", "paddle": "{}"}
+
+
+def test_what_a_checkpoint_was_made_of_is_gone_when_freed_memory_is_given_back(
+    tmp_path: Path, log: StepsLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[np.ndarray]] = []
+    alive: list[bool] = []
+
+    def describe_once() -> tuple[dict[str, Named], dict[str, object]]:
+        array = np.zeros(3)
+        made.append(weakref.ref(array))
+        return {"record": {"losses": array}}, {}
+
+    monkeypatch.setattr(checkpoints, "give_back", lambda: alive.append(made[0]() is not None))
+    Keeper(tmp_path, log, 1.0, describe_once, clock).keep(2, state())
+    assert kept_steps(tmp_path) == [2] and alive == [False]
 
 
 def test_a_side_without_state_ends_keeping_and_what_was_kept_goes(tmp_path: Path, log: StepsLog, clock: Clock) -> None:
