@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not rows:
         parser.error(f"no row fits {chosen.only!r}; --list names them")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as for users: no process compiles stepalign's modules at each start
     facts = machine_facts()
     print("\n".join(f"{name:12} {text}" for name, text in facts.items()), end="\n\n", flush=True)
     found = []
