@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -36,6 +36,7 @@ VERSION = 2
 
 REFUSED_NAME = "refused.json"
 KEPT = 2
+_PIECE_SIZE_BYTES = 1 << 16
 FIRST_STEP = 2
 """Before that no change from step to step can have been seen."""
 
@@ -156,7 +157,7 @@ def write_checkpoint(folder: Path, kept: Kept, give_pages_back: Callable[[], Non
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 for name, array in reading.each(by_digest):
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
+                        _write_array(member, np.asarray(array, order="C"))
             file.flush()
             os.fsync(file.fileno())
         _write_state(temporary, {"version": VERSION, "step": kept.step, "arrays": index, **to_strict(kept.plain)})
@@ -167,6 +168,14 @@ def write_checkpoint(folder: Path, kept: Kept, give_pages_back: Callable[[], Non
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _remove(folder, kept_steps(folder.parent)[KEPT:])
+
+
+def _write_array(file: IO[bytes], array: np.ndarray) -> None:
+    """Write what `np.lib.format.write_array` does, without a copy of the whole array."""
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    data = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
+    for start in range(0, data.nbytes, _PIECE_SIZE_BYTES):
+        file.write(data[start : start + _PIECE_SIZE_BYTES])
 
 
 class _Sparing:

@@ -7,10 +7,11 @@ all others lie in a file (`spill`).
 from __future__ import annotations
 
 import math
+import mmap
 from abc import abstractmethod
 from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Generic, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union, overload
+from typing import Any, Callable, Generic, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union, overload
 
 import numpy as np
 
@@ -142,7 +143,12 @@ class StepSeries(Steps[T]):
 
         Raises ValueError if the rows have different shapes.
         """
-        return np.concatenate([*self._parts()]) if self._runs else np.zeros(0)
+        if not self._runs:
+            return np.zeros(0)
+        shapes = {run.shape for run in self._runs}
+        if len(shapes) > 1:
+            raise ValueError(f"rows of different shapes: {sorted(shapes)}")
+        return filled_room((len(self), *shapes.pop()), np.result_type(*(run.dtype for run in self._runs)), self._parts())
 
     def _at(self, step: int) -> T:
         for run in self._runs:
@@ -184,6 +190,19 @@ class NumberSeries(StepSeries[Sequence[float]]):
         return tuple(array.tolist())
 
 
+def filled_room(shape: Tuple[int, ...], dtype: np.dtype, parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the parts as one array, in pages of its own: they go back to the machine with it, whatever the C library keeps."""
+    size_bytes = math.prod(shape) * dtype.itemsize
+    if not size_bytes:
+        return np.empty(shape, dtype)
+    whole = np.frombuffer(mmap.mmap(-1, size_bytes), dtype).reshape(shape)
+    start = 0
+    for part in parts:
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
+
+
 class FlagSeries(StepSeries[bool]):
     """Yes or no a step."""
 
@@ -199,8 +218,9 @@ class TextSeries(StepSeries[str]):
 
     def joined(self) -> np.ndarray:
         """Return the bytes of all texts, a line feed between them, as uint8."""
-        lines = [np.pad(rows, ((0, 0), (0, 1)), constant_values=ord("\n")).ravel() for rows in self._parts()]
-        return np.concatenate(lines)[:-1] if lines else np.zeros(0, np.uint8)
+        size_bytes = sum(run.count * (run.row_bytes() + 1) for run in self._runs)
+        lines = (np.pad(rows, ((0, 0), (0, 1)), constant_values=ord("\n")).ravel() for rows in self._parts())
+        return filled_room((size_bytes,), np.dtype(np.uint8), lines)[:-1]
 
     def _array(self, row: str) -> np.ndarray:
         return np.frombuffer(row.encode("utf-8", "surrogateescape"), np.uint8)
