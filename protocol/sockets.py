@@ -22,7 +22,7 @@ from stepalign.protocol.tensors import Buffer
 
 MAX_IPC_PATH_BYTES = 107
 MAX_FRAMES = 1 << 16
-MAX_FRAME_SIZE_BYTES = 64 << 20
+MAX_FRAME_SIZE_BYTES = 128 << 20
 _KEEP_COPYING_BELOW_BYTES = 1 << 16
 
 

@@ -254,7 +254,7 @@ def test_a_double_without_a_fault_goes_through_all_phases(stage: Any, make_case:
 def test_a_frame_that_is_too_large_is_told_long_before_the_deadline(stage: Any, make_case: Any) -> None:
     stage.start(fault="StepResult=gigabyte_header")
     started = time.monotonic()
-    with pytest.raises(ProtocolError, match=r"the torch worker's connection ended, yet it runs on: .* more than 64 MiB"):
+    with pytest.raises(ProtocolError, match=r"the torch worker's connection ended, yet it runs on: .* more than 128 MiB"):
         drive(stage, make_case())
     assert time.monotonic() - started < LONG_S / 2
 
