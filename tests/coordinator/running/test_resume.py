@@ -35,7 +35,7 @@ def interrupt(batch):
             while out and not any(Path(out[0], "checkpoints").glob("[0-9]*")):
                 time.sleep(0.01)
             pid = os.getpid()
-            for _ in range(2 if whom == "coordinator" else 0):
+            while whom == "coordinator" and b"stepalign.coordinator.cli" not in Path(f"/proc/{pid}/cmdline").read_bytes():
                 pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
             os.kill(pid, int(number))
 
