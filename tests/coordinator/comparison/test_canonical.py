@@ -133,6 +133,15 @@ def test_what_only_noise_moved_is_not_compared_after_steps_without_any(noise: fl
     assert named == ({"a.bias/moment1"} if compared else set())
 
 
+@pytest.mark.parametrize(("moved", "passes"), [(1e-8, True), (1e-4, False)])
+def test_a_parameter_that_was_zero_may_hold_noise_beside_the_models_others(moved: float, passes: bool) -> None:
+    initial, pairs = train(5)
+    thin(pairs)
+    pairs[3].reference.tensors["parameter"]["a.bias"] = np.zeros(40, np.float32)
+    pairs[3].candidate.tensors["parameter"]["a.bias"] = np.full(40, moved, np.float32)
+    assert (judge(pairs, initial)[3].first_failure() is None) == passes
+
+
 def test_state_that_comes_alone_is_what_the_next_update_starts_from() -> None:
     initial, pairs = train(5)
     thin(pairs)
