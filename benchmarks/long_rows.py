@@ -38,7 +38,8 @@ def long_run(options: Options) -> Measured:
     files = {name: size for name, size in found["size_bytes"].items() if size > 1 << 20}
     lines.append(
         f"files {_ends([sample['files'] for sample in samples])}; {1e3 * step_s:.2f} ms a step; {found['verdict']}; from the "
-        f"last step to the end {found['ended'] - last['seconds']:.1f} s; then {found['after']['children']} processes and "
+        f"last step to the end {found['ended'] - last['seconds']:.1f} s; then "
+        f"{found['after']['held']['memory_bytes'] / 2**20:.1f} MiB, {found['after']['children']} processes and "
         f"{found['after']['files']} temporary files; "
         + ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in files.items())
     )
