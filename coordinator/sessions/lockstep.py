@@ -131,6 +131,7 @@ class Lockstep:
         self._last_sent = {}
         self._digests = {}
         with ThreadPoolExecutor(1, thread_name_prefix="stepalign-compare") as pool:
+            pool.submit(int)  # its thread is there from now on, not from the first pair or state that comes to it
             beside = _Beside(pool, self._compared, on_pair, plan.keeping)
             try:
                 self._drive(plan, beside)

@@ -93,6 +93,18 @@ def test_results_are_matched_by_step_and_both_sides_agree(make_case: Any, make_m
     assert losses == sorted(losses, reverse=True) and len(set(losses)) == 12
 
 
+def test_the_thread_that_compares_is_there_from_the_first_step_also_where_nothing_is_left_to_it(
+    make_case: Any, make_members: Any
+) -> None:
+    there: list[bool] = []
+
+    def look(pair: StepPair) -> None:
+        there.append(any(thread.name.startswith("stepalign-compare") for thread in threading.enumerate()))
+
+    run(make_case, make_members(), take=look, kinds=())
+    assert there == [True, True, True]
+
+
 @pytest.mark.parametrize("side", ["torch", "paddle"])
 def test_a_death_in_a_step_is_told_and_every_finished_pair_was_compared(
     make_case: Any, make_members: Any, side: str
