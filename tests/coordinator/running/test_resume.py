@@ -44,6 +44,11 @@ def interrupt(batch):
 INTERRUPT = INTERRUPT.replace("PAUSE_S", str(TOGETHER_S))
 NUMBERED = DATA.replace("for _ in", "for n in").replace("yield {", 'yield {"step": np.array(n), ')
 INTERRUPTED = TORCH_SIDE.replace("def loss(model, batch):\n", f"{INTERRUPT}def loss(model, batch):\n    interrupt(batch)\n")
+PAUSED_PADDLE = PADDLE_SIDE.replace(
+    "def loss(model, batch):\n", f"def loss(model, batch):\n    import time\n    time.sleep({TOGETHER_S})\n"
+)
+"""As slow as the torch side that is interrupted: a faster side is asked for many steps at once, and leads by as many."""
+
 NORMED = (("nn.LayerNorm(6)", "nn.BatchNorm1D(6)"), ("nn.functional.relu(", "nn.functional.dropout(nn.functional.relu("))
 TOP = f"steps = {STEPS}\n"
 KEEP = "[resume]\nevery_s = 0.001\n"
@@ -63,7 +68,7 @@ def with_batch_norm_and_dropout(source: str, drop: str, norm: str) -> str:
 def trained_sides() -> dict[str, str]:
     return {
         "torch": with_batch_norm_and_dropout(INTERRUPTED, "nn.functional.dropout", "nn.BatchNorm1d(6)"),
-        "paddle": with_batch_norm_and_dropout(PADDLE_SIDE, "nn.functional.dropout", "nn.BatchNorm1D(6)"),
+        "paddle": with_batch_norm_and_dropout(PAUSED_PADDLE, "nn.functional.dropout", "nn.BatchNorm1D(6)"),
     }
 
 
@@ -201,7 +206,7 @@ def test_a_diverged_run_with_own_dropout_is_explained_as_a_whole_one(folder: Pat
         source.replace("AdamW(parameters, lr=1e-2, weight_decay=0.01)", "SGD(parameters, lr=1e-2, momentum=0.9)")
         .replace("AdamW(rate, parameters=parameters, weight_decay=0.01)", "Momentum(rate, 0.8, parameters=parameters)")
         .replace("def loss(model, batch):\n", "def loss(model, batch):\n    DRAW\n")
-        for source in (INTERRUPTED, PADDLE_SIDE)
+        for source in (INTERRUPTED, PAUSED_PADDLE)
     )
     torch = torch.replace("DRAW", 'batch["x"] = nn.functional.dropout(batch["x"], 0.3) * 0 + batch["x"] + 0 * torch.rand(1)')
     paddle = paddle.replace("DRAW", 'batch["x"] = nn.functional.dropout(batch["x"], 0.3) * 0 + batch["x"]')
@@ -221,7 +226,7 @@ def test_a_diverged_run_with_own_dropout_is_explained_as_a_whole_one(folder: Pat
 def test_a_run_whose_failures_are_rounding_has_the_report_of_a_whole_one(tmp_path: Path) -> None:
     """The first step that failed is one whose whole tensors only the interrupted run had."""
     top = f"{TOP}{KEEP}[tolerance]\ngradient = {{ rtol = 1e-8, atol = 3e-9 }}\n"
-    case = write_case(tmp_path / "case", top, torch=INTERRUPTED, data=NUMBERED)
+    case = write_case(tmp_path / "case", top, torch=INTERRUPTED, paddle=PAUSED_PADDLE, data=NUMBERED)
     whole = run(case, tmp_path / "whole")
     assert whole.result["verdict"] in ("aligned", "inconclusive")
     assert details(tmp_path / "whole")["first_failure"]["tensors"]
