@@ -56,3 +56,4 @@ def test_a_run_over_two_machines_goes_on_from_its_checkpoint(start: Callable[...
     assert (result["resumed"]["at_step"], result["resumed"]["note"]) == (complete, "")
     assert complete - 6 < result["resumed"]["from_step"] <= complete
     assert not (out / "remote").exists()
+    assert [command.agents[0].wait(30) for command in (uninterrupted, cut_off, killed, resumed)] == [0, 3, 3, 0]
