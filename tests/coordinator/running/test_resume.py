@@ -259,7 +259,7 @@ def test_a_run_whose_steps_are_asked_for_together_ends_as_a_whole_one(number: si
 
 def test_what_user_code_keeps_to_itself_makes_a_run_begin_at_step_0(tmp_path: Path) -> None:
     counting = INTERRUPTED.replace("def loss(model, batch):\n", "CALLS = []\n\n\ndef loss(model, batch):\n    CALLS.append(1)\n")
-    case = write_case(tmp_path / "case", f"{TOP}{KEEP}", torch=counting, data=NUMBERED)
+    case = write_case(tmp_path / "case", f"{TOP}{KEEP}", torch=counting, paddle=PAUSED_PADDLE, data=NUMBERED)
     stop_at(case, 9, "coordinator", signal.SIGKILL)
     run(case, tmp_path / "out")
     go_on(case)
