@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
 from typing import Optional, Sequence
@@ -21,9 +22,18 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 number.
 """
 
+_INTERRUPTED = 130
+
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line ``arguments`` (default: the process's own) and return its exit code."""
+    code = _run(arguments)
+    if arguments is None and code == _INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not change how the process ends
+    return code
+
+
+def _run(arguments: Optional[Sequence[str]]) -> int:
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:
         from stepalign.coordinator.cli.completing import answer
@@ -46,7 +56,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print(f"stepalign: {say('interrupted')}", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         _forget_output()
         return 141

@@ -128,3 +128,25 @@ def test_json_is_printed_even_when_there_is_no_case(tmp_path: Path) -> None:
     ended = stepalign("run", tmp_path / "nowhere", "--json", cwd=tmp_path)
     assert ended.code == 2
     assert json.loads(ended.stdout)["exit_code"] == 2
+
+
+TWICE = """
+import importlib, os, signal, sys
+module = importlib.import_module("stepalign.coordinator.cli.main")
+
+def interrupted(name):
+    raise KeyboardInterrupt
+
+parser = module.build_parser()
+module.build_parser = lambda: parser
+importlib.import_module = interrupted
+sys.argv = ["stepalign", "doctor"]
+code = module.main()
+os.kill(os.getpid(), signal.SIGINT)
+sys.exit(code)
+"""
+
+
+def test_a_second_interruption_while_the_process_ends_does_not_change_its_exit_code() -> None:
+    ended = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 130, ended.stderr
