@@ -349,6 +349,18 @@ def _told(pattern: ClipPattern) -> str:
     return f"{words}{order}, limit {pattern.limit:.6g}{names} ({pattern.example})"
 
 
+def _other_steps(torch: ClipPattern, paddle: ClipPattern) -> list[Cause]:
+    """Return that one of two like clips does not act at a step at which the other one does."""
+    apart = sorted({*torch.steps} ^ {*paddle.steps})
+    if not apart:
+        return []
+    acting, idle = ("torch", "paddle") if apart[0] in torch.steps else ("paddle", "torch")
+    words = f"each side {_KIND_WORDS[torch.kind]}, limit {torch.limit:.6g}"
+    evidence = f"{words}; at step {apart[0]} {acting} clips and {idle} does not"
+    fix = "clip at every update at which torch does: look for a condition or a counter around the clip of either side"
+    return [Cause(Category.GRADIENT_CLIPPING, "other_steps", 0.85, evidence, fix)]
+
+
 def _other_limit(torch: ClipPattern, paddle: ClipPattern) -> list[Cause]:
     """Compare two patterns of one kind: order of the norm, then limit."""
     evidence = f"torch {_told(torch)}; paddle {_told(paddle)}"
@@ -356,7 +368,7 @@ def _other_limit(torch: ClipPattern, paddle: ClipPattern) -> list[Cause]:
     if torch.order != paddle.order or (nearer and abs(torch.limit - paddle.limit) > 10 * _SAME_LIMIT * torch.limit):
         return [Cause(Category.GRADIENT_CLIPPING, "norm_type", 0.93, evidence, _remedy(torch))]
     if abs(torch.limit - paddle.limit) <= 10 * _SAME_LIMIT * max(torch.limit, paddle.limit):
-        return []
+        return _other_steps(torch, paddle)
     if torch.kind == "scale":
         fix = "scale the gradients by torch's factor"
         return [Cause(Category.GRADIENT_ACCUMULATION, "scaled_after_backward", 0.85, evidence, fix)]

@@ -54,7 +54,7 @@ def first_in_gap(run: Run, failure: Comparison, watcher: Watcher) -> Comparison:
         run.warnings.append(f"the steps before step {failure.step} could not be repeated with whole tensors: {error}")
         return failure
     run.compared["repeated steps"] = f"{gap.start} to {failure.step}, with whole tensors, as step {failure.step} failed"
-    found = failure if earlier is None or earlier.step > failure.step else earlier
+    found = earlier or failure
     repeated.hand_over(found)
     return found
 

@@ -138,3 +138,15 @@ def test_a_gradient_that_grows_is_no_clip_and_is_named_with_its_factor(factor: f
     (cause,) = explain_clipping(traces(NOTHING, grow, steps=1))
     assert codes([cause]) == ["gradient_clipping/changed_before_update"]
     assert f"{', '.join(names)} by {factor:g} times" in cause.evidence
+
+
+def test_a_clip_that_acts_at_some_updates_only_is_named_with_the_first_step_that_it_leaves_out() -> None:
+    calls: list[None] = []
+
+    def every_other(gradients: Gradients) -> Gradients:
+        calls.append(None)
+        return TORCH(gradients) if len(calls) % 2 else dict(gradients)
+
+    (cause,) = explain_clipping(traces(TORCH, every_other))
+    assert codes([cause]) == ["gradient_clipping/other_steps"]
+    assert "at step 1 torch clips and paddle does not" in cause.evidence
