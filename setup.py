@@ -12,7 +12,7 @@ setup(
         Extension(
             "stepalign.coordinator.comparison._kernels",
             sources=[f"{NATIVE}/kernels.c"],
-            depends=[f"{NATIVE}/measures.h", f"{NATIVE}/adam.h"],
+            depends=[f"{NATIVE}/measures.h", f"{NATIVE}/scan.h", f"{NATIVE}/adam.h"],
             extra_compile_args=["-O3", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno"],
             libraries=["m"],
             optional=True,

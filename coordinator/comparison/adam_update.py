@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,28 +21,28 @@ from stepalign.coordinator.comparison.rule_inputs import (
     updates_before,
 )
 from stepalign.coordinator.comparison.tally import half_ulps
-from stepalign.coordinator.comparison.update_numbers import UpdateNumbers
+from stepalign.coordinator.comparison.update_numbers import Elements, UpdateNumbers
 from stepalign.protocol.specs import Scalar
 
 _RULES = frozenset({"Adam", "AdamW"})
+_MOMENTS = ("moment1", "moment2")
+_SIZES_KEPT = 64
 
 
 class AdamUpdate:
     """One step of one parameter. ``parameter``, ``moment1``, ``moment2`` hold what `tally` found."""
 
-    def __init__(self, kernels: Kernels, rule: AdamRule, numbers: UpdateNumbers, count: int) -> None:
-        self.updates = count
+    def __init__(
+        self, kernels: Kernels, rule: AdamRule, arrays: Mapping[str, np.ndarray], places: Elements | None, count: int, updates: int
+    ) -> None:
+        self.updates = updates
         self.roundings = 3 if rule.shrink else 1
         self._kernels = kernels
         self._rule = rule
-        self._numbers = numbers
-        before, after = numbers.whole_state
-        arrays = (
-            numbers.before, numbers.gradient, before.get("moment1"), before.get("moment2"),
-            numbers.after, after["moment1"], after["moment2"],
-        )  # fmt: skip
-        self._arrays = AdamArrays(*(None if array is None else address(array) for array in arrays))
-        self._where = None if numbers.chosen is None else address(numbers.chosen)
+        self._count = count
+        self._pointed_to = (arrays, places)
+        self._arrays = AdamArrays(**{name: address(array) for name, array in arrays.items()})
+        self._where = None if places is None else address(places)
         self._sums = (TallySums * 3)(*(TallySums(worst=-1.0) for _ in range(3)))
         self.parameter, self.moment1, self.moment2 = self._sums
 
@@ -49,7 +50,7 @@ class AdamUpdate:
         """Return the sums of weight * update^2 and of weight * update * residual over at most ``most`` elements, evenly
         among those that moved.
         """
-        place, count = (ctypes.addressof(self._arrays), self._where), self._numbers.count
+        place, count = (ctypes.addressof(self._arrays), self._where), self._count
         moved = self._kernels.adam_moved(*place, count)
         ranks = sample_ranks(moved or count, most)
         sums = (ctypes.c_double * 2)()
@@ -62,13 +63,16 @@ class AdamUpdate:
         """Hold all judged elements against the rule; False where something is not finite: then numpy is for it."""
         self._rule.factor = factor
         rule, arrays = ctypes.addressof(self._rule), ctypes.addressof(self._arrays)
-        count = self._numbers.count
+        count = self._count
         return bool(self._kernels.adam_judge(rule, arrays, self._where, count, chunk, ctypes.addressof(self._sums)))
 
 
+@lru_cache(_SIZES_KEPT)
 def sample_ranks(size: int, most: int) -> np.ndarray:
-    """Return at most ``most`` whole numbers, evenly from 0 to size - 1."""
-    return np.linspace(0, max(size - 1, 0), min(size, most)).astype(np.int64)
+    """Return at most ``most`` whole numbers, evenly from 0 to size - 1; not to be written to."""
+    ranks = np.linspace(0, max(size - 1, 0), min(size, most)).astype(np.int64)
+    ranks.flags.writeable = False
+    return ranks
 
 
 def adam_update(
@@ -79,15 +83,17 @@ def adam_update(
     if rule not in _RULES or values.flag("amsgrad") or values.flag("eps_before_correction"):
         return None
     before, after = numbers.whole_state
-    if "moment1" not in after or "moment2" not in after or ("moment1" in before) != ("moment2" in before):
+    if not all(slot in after for slot in _MOMENTS) or ("moment1" in before) != ("moment2" in before):
         return None
-    moments = [before[slot] for slot in ("moment1", "moment2") if slot in before]
-    kernels = compiled.for_arrays(
-        numbers.before, numbers.gradient, numbers.after, after["moment1"], after["moment2"], *moments
-    )
+    named = {
+        "before": numbers.before, "gradient": numbers.gradient, "after": numbers.after,
+        "later1": after["moment1"], "later2": after["moment2"], **{slot: before[slot] for slot in _MOMENTS if slot in before},
+    }  # fmt: skip
+    arrays, places = numbers.in_one_order(tuple(named.values()))
+    kernels = compiled.for_arrays(*arrays)
     if kernels is None or numbers.before.dtype != np.dtype(numbers.dtype) or not numbers.count:
         return None
-    count = updates_before(before, numbers.step)
+    updates = updates_before(before, numbers.step)
     beta1, beta2 = betas(values)
     coupled, l1, shrink = decay_terms(rule, values, numbers.lr)
     if l1 != 0.0:
@@ -95,7 +101,7 @@ def adam_update(
     info = np.finfo(numbers.dtype)
     eps = float(info.eps)
     with np.errstate(all="ignore"):
-        first, second = bias_corrections(values, count, beta1, beta2)
+        first, second = bias_corrections(values, updates, beta1, beta2)
         terms = AdamRule(
             gradient_scale=values.number("gradient_scale", 1.0) * (-1.0 if values.flag("maximize") else 1.0),
             coupled=coupled,
@@ -111,4 +117,4 @@ def adam_update(
             state_epsilons=state_epsilons * eps,
             state_floor=float(info.tiny),
         )
-    return AdamUpdate(kernels, terms, numbers, count)
+    return AdamUpdate(kernels, terms, dict(zip(named, arrays)), places, numbers.count, updates)

@@ -27,12 +27,33 @@ def flat(array: np.ndarray) -> np.ndarray:
     """Return an array's numbers in C order as a vector, complex ones as their parts."""
     if array.dtype.kind == "c":
         array = np.ascontiguousarray(array).reshape(-1).view(array.real.dtype)
-    return np.ascontiguousarray(array).reshape(-1)
+    return in_c_order(array).reshape(-1)
+
+
+def take(array: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return the elements at flat indices of C order, from wherever they lie."""
+    if is_turned(array):
+        rows, columns = array.shape
+        array, places = array.T, stored_places(rows, columns, places)
+    taken: np.ndarray = array.reshape(-1)[places]
+    return taken
+
+
+def stored_places(rows: int, columns: int, places: np.ndarray) -> np.ndarray:
+    """Return where the elements at flat indices of C order lie in a matrix that is stored transposed."""
+    row, column = np.divmod(places, columns)
+    stored: np.ndarray = column * rows + row
+    return stored
+
+
+def is_turned(array: np.ndarray) -> bool:
+    """Say whether a matrix is stored transposed: its own transpose is in C order."""
+    return array.ndim == 2 and array.flags.f_contiguous and not array.flags.c_contiguous
 
 
 def in_c_order(array: np.ndarray) -> np.ndarray:
     """Return an array in C order, itself if it is so already; a transposed matrix is turned tile by tile."""
-    if array.ndim == 2 and array.flags.f_contiguous and not array.flags.c_contiguous:
+    if is_turned(array):
         kernels = compiled.for_arrays(array.T)
         if kernels is not None:
             return kernels.turn(array.T)
@@ -92,7 +113,7 @@ def magnitude(array: np.ndarray) -> float:
     """Return the greatest finite magnitude; 0.0 for an empty array."""
     if not array.size:
         return 0.0
-    array = np.asarray(array)
+    array = _in_any_order(array)
     kernels = compiled.for_arrays(array)
     if kernels is not None:
         return kernels.magnitude(array)
@@ -144,12 +165,18 @@ def all_finite(array: np.ndarray) -> bool:
     """Say whether every element is finite; none is needed."""
     if array.dtype.kind != "f" or not array.size:
         return True
-    array = np.asarray(array)
+    array = _in_any_order(array)
     kernels = compiled.for_arrays(array)
     if kernels is not None:
         return kernels.same_and_finite(array, array)
     with np.errstate(all="ignore"):
         return _finite(array)
+
+
+def _in_any_order(array: np.ndarray) -> np.ndarray:
+    """Return an array, or its transpose: whichever lies in C order."""
+    array = np.asarray(array)
+    return array.T if is_turned(array) else array
 
 
 def _finite(block: np.ndarray) -> bool:

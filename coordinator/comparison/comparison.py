@@ -9,6 +9,7 @@ from typing import Optional, Tuple
 import numpy as np
 
 from stepalign.coordinator.comparison.measures import Measures, measure, screen
+from stepalign.coordinator.comparison.scan import Scan
 from stepalign.coordinator.results.result import KnownDifference
 
 AS_USED = "as the optimizer used it"
@@ -76,9 +77,10 @@ def compare_values(
     atol: float,
     allow_nonfinite: bool = False,
     exact: bool = False,
+    scanned: Optional[Scan] = None,
 ) -> Comparison:
-    """Compare two arrays; one that is missing, of another shape or of another dtype does not pass, and neither does
-    NaN.
+    """Compare two arrays, of which a scan may be there already; one that is missing, of another shape or of another dtype
+    does not pass, and neither does NaN.
 
     A value that is not finite passes only with ``allow_nonfinite`` and if both sides have the same one at the same
     place.
@@ -94,7 +96,7 @@ def compare_values(
     if torch.dtype != paddle.dtype:
         reason = f"dtype {torch.dtype} on torch, {paddle.dtype} on paddle"
         return Comparison(*about, False, rtol, atol, None, reason, exact=True)
-    measures = screen(torch, paddle, rtol, atol) or measure(torch, paddle, rtol, atol)
+    measures = screen(torch, paddle, rtol, atol, scanned) or measure(torch, paddle, rtol, atol)
     passed = measures.outside == 0 and math.isfinite(measures.max_abs)
     reason = ""
     nonfinite = measures.reference_nonfinite or measures.candidate_nonfinite

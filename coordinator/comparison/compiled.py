@@ -7,15 +7,19 @@ everything else, without the library, and with STEPALIGN_KERNELS=numpy, `for_arr
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import os
 from functools import lru_cache
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple, cast
 
 import numpy as np
 
 _POINTER, _SIZE, _REAL, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
 _MODULE = "stepalign.coordinator.comparison._kernels"
+
+TURNED_ROWS = 48
+"""At the least: 192 bytes that lie side by side are read at a time; 768 columns of so many rows fit a second cache."""
 
 
 class Totals(ctypes.Structure):
@@ -36,6 +40,15 @@ class TallySums(ctypes.Structure):
         *((name, _REAL) for name in ("squares", "update_squares", "along", "parameter_squares", "slope", "noise")),
         *((name, _REAL) for name in ("max_abs", "worst", "predicted", "actual", "allowed")),
         *((name, _SIZE) for name in ("at", "outside")),
+    ]
+
+
+class Scanned(ctypes.Structure):
+    """What one pass over a pair finds; the layout of `scanned` in scan.h."""
+
+    _fields_ = [
+        *((name, _REAL) for name in ("magnitude", "max_abs", "difference_square", "reference_square")),
+        *((name, _SIZE) for name in ("position", "finite")),
     ]
 
 
@@ -80,6 +93,7 @@ class Kernels:
         )
         self._screen = bind("screen", _INT, *pair, _SIZE, _SIZE, _REAL, _REAL, _POINTER, _POINTER)
         self._measure = bind("measure", _SIZE, *pair, _SIZE, _SIZE, _SIZE, _REAL, _REAL, _POINTER)
+        self._scan = bind("scan", None, *pair, _SIZE, _SIZE, _INT, _SIZE, _POINTER, _SIZE, _POINTER)
         self._turn = bind("turn", None, *pair, _SIZE, _SIZE)
         self.adam_moved = bind("adam_moved", _SIZE, _POINTER, _POINTER, _SIZE)
         self.adam_factor = bind(
@@ -128,6 +142,20 @@ class Kernels:
         )
         return (peak.value, position.value) if inside else None
 
+    def scan(self, reference: np.ndarray, candidate: np.ndarray, block: int, with_squares: bool) -> Scanned:
+        """Return what one pass finds; ``candidate`` may be a matrix that is stored transposed."""
+        found = Scanned(finite=1)
+        rows, window, room = 0, 0, None
+        if not candidate.flags.c_contiguous:
+            rows, columns = candidate.shape
+            window = _rows_at_a_time(columns, block)
+            room = np.empty((min(window, rows), columns), candidate.dtype)
+        self._scan(
+            address(reference), address(candidate), reference.size, block, with_squares,
+            rows, None if room is None else address(room), window, ctypes.addressof(found),
+        )  # fmt: skip
+        return found
+
     def turn(self, matrix: np.ndarray) -> np.ndarray:
         """Return the transpose of a matrix in C order."""
         rows, columns = matrix.shape
@@ -146,6 +174,14 @@ class Kernels:
         )
 
 
+def _rows_at_a_time(columns: int, block: int) -> int:
+    """Return how many rows to turn at a time: so many whole blocks of elements that there are `TURNED_ROWS`, and one row that
+    the next of them begins in.
+    """
+    blocks = -(-TURNED_ROWS * columns // block)
+    return -(-blocks * block // columns) + 1
+
+
 def for_arrays(*arrays: np.ndarray) -> Optional[Kernels]:
     """Return the kernels for arrays of one shape, or None: numpy is for them."""
     first = arrays[0]
@@ -160,7 +196,7 @@ def for_arrays(*arrays: np.ndarray) -> Optional[Kernels]:
 
 def address(array: np.ndarray) -> int:
     """Return where an array's first element lies; the caller keeps the array."""
-    return int(array.ctypes.data)
+    return _finder()(array)
 
 
 def describe() -> str:
@@ -170,6 +206,15 @@ def describe() -> str:
 
 def _readable(array: np.ndarray) -> bool:
     return bool(array.flags.c_contiguous and array.flags.aligned)
+
+
+@lru_cache(maxsize=1)
+def _finder() -> Callable[[np.ndarray], int]:
+    """Return the module's own way to an address, if it was built with Python's headers: numpy's takes 20 times as long."""
+    try:
+        return cast(Callable[[np.ndarray], int], importlib.import_module(_MODULE).address)
+    except (ImportError, AttributeError):
+        return lambda array: int(array.ctypes.data)
 
 
 @lru_cache(maxsize=1)

@@ -18,14 +18,12 @@ from stepalign.coordinator.comparison.buffer_judge import BufferJudge
 from stepalign.coordinator.comparison.canonical import (
     Arrays,
     Pieces,
-    Sizes,
+    Reading,
     States,
-    Turned,
     canonical_arrays,
     canonical_state,
     is_noise,
     largest_slots,
-    relative_drift,
 )
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
 from stepalign.coordinator.comparison.gap_judge import compare_after_gap
@@ -34,6 +32,7 @@ from stepalign.coordinator.comparison.judge_memory import JudgeMemory
 from stepalign.coordinator.comparison.piece_comparer import PieceComparer
 from stepalign.coordinator.comparison.rates import pair_groups
 from stepalign.coordinator.comparison.screening import suspects
+from stepalign.coordinator.comparison.step_scans import Scans, relative_drift
 from stepalign.coordinator.comparison.tolerances import Tolerance
 from stepalign.coordinator.comparison.update_judge import UpdateJudge, UpdateStep
 from stepalign.coordinator.results.result import KnownDifference
@@ -58,9 +57,10 @@ class StepJudge:
         give_pages_back: Optional[Callable[[], None]] = None,
     ) -> None:
         self._names = names
-        self._turned = Turned(give_pages_back)
-        self._comparer = PieceComparer(names, allow_nonfinite)
+        self._reading = Reading(give_pages_back)
         self._allowances = Allowances(tolerances)
+        self._scans = Scans(self._allowances.size)
+        self._comparer = PieceComparer(names, allow_nonfinite, self._scans)
         self._rate_pairs = pair_groups(names, torch, paddle)
         self._gradients = GradientJudge(
             names, self._comparer, self._allowances, paddle.optimizer.clip is not None, strict
@@ -73,12 +73,13 @@ class StepJudge:
 
     def begin(self, torch: Named, paddle: Named) -> Tuple[Comparison, ...]:
         """Compare the initial weights and keep them as the state before the first step."""
-        self._turned.expect(_size_bytes(torch) + _size_bytes(paddle))
+        self._reading.expect(_size_bytes(torch) + _size_bytes(paddle))
         pair = (
-            canonical_arrays(self._names, "torch", torch, self._turned),
-            canonical_arrays(self._names, "paddle", paddle, self._turned),
+            canonical_arrays(self._names, "torch", torch, self._reading),
+            canonical_arrays(self._names, "paddle", paddle, self._reading),
         )
         self._before = pair
+        self._scans.take(pair)
         self._initial = tuple(
             self._comparer.compare("initial_parameter", 0, piece.name, pair) for piece in self._names.pieces
         )
@@ -98,9 +99,9 @@ class StepJudge:
 
     def remember(self, memory: JudgeMemory) -> None:
         """Continue from what another judge of the same sides gave as its memory."""
-        self._before = (Pieces(memory.before[0], self._turned), Pieces(memory.before[1], self._turned))
+        self._before = (Pieces(memory.before[0], self._reading), Pieces(memory.before[1], self._reading))
         torch, paddle = (
-            {name: Pieces(slots, self._turned) for name, slots in side.items()} for side in memory.state_before
+            {name: Pieces(slots, self._reading) for name, slots in side.items()} for side in memory.state_before
         )
         self._state_before = (torch, paddle)
         self._allowances.drift, self._allowances.peak_rate = memory.drift, memory.peak_rate
@@ -119,7 +120,7 @@ class StepJudge:
         State that comes alone after a step without any is what the next update starts from: it is compared by value.
         """
         sides = (pair.reference, pair.candidate)
-        self._turned.expect(sum(_size_bytes(named) for side in sides for named in side.tensors.values()))
+        self._reading.expect(sum(_size_bytes(named) for side in sides for named in side.tensors.values()))
         known: List[KnownDifference] = []
         comparisons: List[Comparison] = [self._judge_batch(pair)]
         if self._initial:
@@ -132,9 +133,14 @@ class StepJudge:
             return self._without_tensors(pair.step, comparisons)
         raw = self._canonical(sides, "gradient")
         used = self._used_gradients(sides, raw)
+        for gradients in (raw, used):
+            self._scans.take(gradients)
         if raw[0] or raw[1]:
             comparisons += self._gradients.judge(pair.step, raw, used, known)
         after, state = self._canonical(sides, "parameter"), self._canonical_state(sides)
+        self._scans.take(after, with_squares=True)
+        for name in state[0].keys() & state[1].keys():
+            self._scans.take((state[0][name], state[1][name]))
         floor = self._allowances.noise_floor(raw[0])
         start = not (self._before[0] or raw[0] or raw[1])
         if after[0] and after[1]:
@@ -150,21 +156,20 @@ class StepJudge:
         comparisons = self._comparer.complete(comparisons)
         self._state_before = state
         if after[0] and after[1]:
-            self._allowances.drift = relative_drift(after, raw, floor, self._allowances.size)
+            self._allowances.drift = relative_drift(after, raw, floor, self._scans)
             self._before = (
                 buffers[0].over(after[0]).over(self._before[0]),
                 buffers[1].over(after[1]).over(self._before[1]),
             )
         else:
             self._before = self._nothing()
-        self._turned.forget_all_but(self._held())
-        self._allowances.size = Sizes()
+        self._forget_scans()
         return StepJudgement(pair.step, tuple(comparisons), tuple(known), self._allowances.drift)
 
     def _without_tensors(self, step: int, comparisons: List[Comparison]) -> StepJudgement:
         """Return the judgement of a step that rates and losses alone were collected of."""
         self._before, self._state_before = self._nothing(), ({}, {})
-        self._turned.forget_all_but(())
+        self._forget_scans()
         return StepJudgement(step, tuple(self._comparer.complete(comparisons)), (), self._allowances.drift)
 
     def _judge_batch(self, pair: StepPair) -> Comparison:
@@ -229,7 +234,7 @@ class StepJudge:
         parameters: List[Comparison] = []
         largest = largest_slots(state[0], self._allowances.size)
         step = UpdateStep(
-            pair.step, (pair.reference.lr, pair.candidate.lr), self._before, used, self._state_before, state, after
+            pair.step, (pair.reference.lr, pair.candidate.lr), self._before, used, self._state_before, state, after, self._scans
         )
         for piece in self._names.pieces:
             if piece.kind != "parameter":
@@ -262,20 +267,17 @@ class StepJudge:
         return replace(values, passed=passed, reason=reason, exact=True)
 
     def _nothing(self) -> Tuple[Pieces, Pieces]:
-        return Pieces({}, self._turned), Pieces({}, self._turned)
+        return Pieces({}, self._reading), Pieces({}, self._reading)
 
-    def _held(self) -> List[np.ndarray]:
-        """Return what is needed again: the state before the next step."""
-        held = [*self._before[0].parts.values(), *self._before[1].parts.values()]
-        for states in self._state_before:
-            for slots in states.values():
-                held += slots.parts.values()
-        return held
+    def _forget_scans(self) -> None:
+        """Forget what was found of the step's arrays, but for the sizes of those that the next update starts from."""
+        self._scans.forget()
+        self._allowances.size.forget_dead()
 
     def _canonical(self, sides: Tuple[StepResult, StepResult], kind: str) -> Tuple[Pieces, Pieces]:
         return (
-            canonical_arrays(self._names, "torch", sides[0].tensors.get(kind, {}), self._turned),
-            canonical_arrays(self._names, "paddle", sides[1].tensors.get(kind, {}), self._turned),
+            canonical_arrays(self._names, "torch", sides[0].tensors.get(kind, {}), self._reading),
+            canonical_arrays(self._names, "paddle", sides[1].tensors.get(kind, {}), self._reading),
         )
 
     def _used_gradients(
@@ -289,8 +291,8 @@ class StepJudge:
 
     def _canonical_state(self, sides: Tuple[StepResult, StepResult]) -> Tuple[States, States]:
         return (
-            canonical_state(self._names, "torch", sides[0].tensors.get("optimizer_state", {}), self._turned),
-            canonical_state(self._names, "paddle", sides[1].tensors.get("optimizer_state", {}), self._turned),
+            canonical_state(self._names, "torch", sides[0].tensors.get("optimizer_state", {}), self._reading),
+            canonical_state(self._names, "paddle", sides[1].tensors.get("optimizer_state", {}), self._reading),
         )
 
 

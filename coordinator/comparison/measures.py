@@ -13,6 +13,7 @@ import numpy as np
 
 from stepalign.coordinator.comparison import compiled
 from stepalign.coordinator.comparison.blocks import BLOCK_ELEMENTS, flat, lane_sum, same_and_finite, same_bytes
+from stepalign.coordinator.comparison.scan import Scan
 
 _FAR = 1e38
 """Below this, a difference is finite in any dtype that is screened."""
@@ -75,25 +76,30 @@ def measure(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: flo
     return totals.result(flat_reference, flat_candidate, reference.shape)
 
 
-def screen(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: float) -> Optional[Measures]:
+def screen(
+    reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: float, scanned: Optional[Scan] = None
+) -> Optional[Measures]:
     """Return the greatest difference if every element is finite and within tolerance, else None: then `measure` is for
     it.
 
     Works in the arrays' own dtype, three light passes over blocks that fit the cache: the difference of two numbers
-    within a factor of two of each other is exact there. For float32 and float64 arrays of one shape and dtype.
+    within a factor of two of each other is exact there. For float32 and float64 arrays of one shape and dtype. A scan of
+    them that shows enough spares the passes.
     """
     if reference.dtype.kind != "f" or reference.dtype.itemsize < 4 or not reference.size:
         return None
     number = None if reference.ndim else _screen_number(reference, candidate, rtol, atol)
     if number is not None:
         return number
+    if scanned is not None and scanned.within(atol):
+        return _screened(reference, candidate, scanned.max_abs, scanned.position)
     flat_reference, flat_candidate = flat(reference), flat(candidate)
     kernels = compiled.for_arrays(flat_reference, flat_candidate)
     if kernels is not None:
         found = kernels.screen(flat_reference, flat_candidate, BLOCK_ELEMENTS, rtol, atol)
-        return None if found is None else _screened(flat_reference, flat_candidate, reference.shape, *found)
+        return None if found is None else _screened(reference, candidate, *found)
     if same_and_finite(flat_reference, flat_candidate):
-        return _screened(flat_reference, flat_candidate, reference.shape, 0.0, 0)
+        return _screened(reference, candidate, 0.0, 0)
     room = np.empty((2, min(BLOCK_ELEMENTS, flat_reference.size)), reference.dtype)
     peak, position = -1.0, 0
     with np.errstate(all="ignore"):
@@ -113,7 +119,7 @@ def screen(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: floa
                     return None
             if largest > peak:
                 peak, position = largest, start + int(difference.argmax())
-    return _screened(flat_reference, flat_candidate, reference.shape, peak, position)
+    return _screened(reference, candidate, peak, position)
 
 
 def _screen_number(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: float) -> Optional[Measures]:
@@ -126,15 +132,14 @@ def _screen_number(reference: np.ndarray, candidate: np.ndarray, rtol: float, at
     return Measures(1, max_abs=peak, index=(), reference=ours, candidate=theirs, complete=False)
 
 
-def _screened(
-    reference: np.ndarray, candidate: np.ndarray, shape: Tuple[int, ...], peak: float, position: int
-) -> Measures:
+def _screened(reference: np.ndarray, candidate: np.ndarray, peak: float, position: int) -> Measures:
+    index = tuple(int(item) for item in np.unravel_index(position, reference.shape))
     return Measures(
         reference.size,
         max_abs=peak,
-        index=tuple(int(item) for item in np.unravel_index(position, shape)),
-        reference=float(reference[position]),
-        candidate=float(candidate[position]),
+        index=index,
+        reference=float(reference[index]),
+        candidate=float(candidate[index]),
         complete=False,
     )
 

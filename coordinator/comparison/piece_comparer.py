@@ -7,13 +7,15 @@ from typing import Dict, List, Optional, Tuple
 from stepalign.coordinator.comparison.canonical import Arrays
 from stepalign.coordinator.comparison.comparison import Comparison, compare_values
 from stepalign.coordinator.comparison.screening import complete_worst
+from stepalign.coordinator.comparison.step_scans import Scans, as_stored
 from stepalign.coordinator.sessions.naming import NameMap
 
 
 class PieceComparer:
-    """Knows paddle's names and whether values that are not finite may pass."""
+    """Knows paddle's names and whether values that are not finite may pass; looks at the step's scans first."""
 
-    def __init__(self, names: NameMap, allow_nonfinite: bool) -> None:
+    def __init__(self, names: NameMap, allow_nonfinite: bool, scans: Scans) -> None:
+        self._scans = scans
         self.allow_nonfinite = allow_nonfinite
         self._paddle_names = {piece.name: piece.paddle.tensor for piece in names.pieces}
         self._compared: Dict[Tuple[str, str], Tuple[Arrays, Arrays, str]] = {}
@@ -34,10 +36,13 @@ class PieceComparer:
         paddle_name = self._paddle_names.get
         theirs = f"{paddle_name(tensor, tensor)}/{slot}" if slash else paddle_name(name, name)
         exact = kind == "initial_parameter"
-        ours, others = pair[0].get(key), pair[1].get(key)
+        ours, others = as_stored(pair[0], key), as_stored(pair[1], key)
         if ours is not None and others is not None:
             self._compared[kind, name] = (*pair, key)
-        return compare_values(step, kind, name, theirs, ours, others, rtol, atol, self.allow_nonfinite, exact)
+        scanned = self._scans.of(pair, key)
+        if scanned is None or not scanned.within(atol):
+            ours, others = pair[0].get(key), pair[1].get(key)
+        return compare_values(step, kind, name, theirs, ours, others, rtol, atol, self.allow_nonfinite, exact, scanned)
 
     def complete(self, comparisons: List[Comparison]) -> List[Comparison]:
         """Measure the worst of each kind in full, and forget the step's arrays."""

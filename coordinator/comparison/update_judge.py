@@ -13,14 +13,13 @@ from typing import Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from stepalign.coordinator.comparison.blocks import all_finite
+from stepalign.coordinator.comparison.judged_elements import choose_elements
+from stepalign.coordinator.comparison.step_scans import Scans, as_stored
 from stepalign.coordinator.comparison.tally import UpdateResidual
 from stepalign.coordinator.comparison.update_residual import UpdateJudgement, judge_update
 from stepalign.coordinator.results.result import KnownDifference
 from stepalign.coordinator.sessions.naming import NameMap, Piece
 from stepalign.protocol.specs import OptimizerSpec, Scalar
-
-SAMPLED_ELEMENTS = 1 << 15
-MOST_SUSPECTS = 1 << 15
 
 Arrays = Mapping[str, np.ndarray]
 Pair = Tuple[Arrays, Arrays]
@@ -45,6 +44,7 @@ class UpdateStep:
     state_before: StatePair
     state_after: StatePair
     after: Pair
+    scans: Scans
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class UpdateJudge:
 
     def judge(self, step: UpdateStep, name: str, suspects: np.ndarray) -> Judged:
         """Return the verdict on one parameter's update. ``suspects``: flat indices of elements that differ by value."""
-        before, gradient, after = (side.get(name) for side in (step.before[1], step.gradient[1], step.after[1]))
+        before, gradient, after = (as_stored(side, name) for side in (step.before[1], step.gradient[1], step.after[1]))
         if after is None or before is None:
             return Judged()
         if gradient is None:
@@ -147,11 +147,14 @@ class UpdateJudge:
         piece = self._pieces[name]
         hyper = self._hyper[0].get(piece.torch.tensor)
         group = self._groups[side].get(piece.slot("torch" if side == 0 else "paddle").tensor)
-        arrays = [source[side].get(name) for source in (step.before, step.gradient, step.after)]
+        arrays = [as_stored(source[side], name) for source in (step.before, step.gradient, step.after)]
         if hyper is None or group is None or any(array is None for array in arrays):
             return None
         before, gradient, after = (np.asarray(array) for array in arrays)
-        if not (before.shape == gradient.shape == after.shape) or not all_finite(gradient):
+        if not before.shape == gradient.shape == after.shape:
+            return None
+        scanned = step.scans.of(step.gradient, name)
+        if not (scanned is not None and scanned.finite) and not all_finite(gradient):
             return None
         multiplier = (
             self._hyper[side].get(piece.slot("torch" if side == 0 else "paddle").tensor, {}).get("lr_multiplier", 1.0)
@@ -162,9 +165,9 @@ class UpdateJudge:
             {**hyper, **variant},
             before,
             gradient,
-            step.state_before[side].get(name, {}),
+            _slots(step.state_before[side], name),
             after,
-            step.state_after[side].get(name, {}),
+            _slots(step.state_after[side], name),
             lr,
             step.step,
             self._dtype,
@@ -174,6 +177,13 @@ class UpdateJudge:
         if judgement is not None and judgement.fits and self._dtype == "float32":
             self.rounding[name, side] = judgement.variant
         return judgement
+
+
+def _slots(state: State, name: str) -> Dict[str, np.ndarray]:
+    """Return a parameter's slots as they lie."""
+    slots = state.get(name, {})
+    found = {slot: as_stored(slots, slot) for slot in slots}
+    return {slot: array for slot, array in found.items() if array is not None}
 
 
 def hyperparameters(spec: OptimizerSpec) -> Dict[str, Dict[str, Scalar]]:
@@ -188,19 +198,6 @@ def hyperparameters(spec: OptimizerSpec) -> Dict[str, Dict[str, Scalar]]:
 def group_of(spec: OptimizerSpec) -> Dict[str, int]:
     """Return the number of the group that holds each parameter."""
     return {name: index for index, group in enumerate(spec.groups) for name in group.parameters}
-
-
-def choose_elements(size: int, suspects: np.ndarray) -> Optional[np.ndarray]:
-    """Return the flat indices to judge: all suspects (thinned evenly beyond `MOST_SUSPECTS`) and an even sample; None:
-    all.
-    """
-    if size <= 2 * SAMPLED_ELEMENTS:
-        return None
-    if suspects.size > MOST_SUSPECTS:
-        suspects = suspects[:: -(-suspects.size // MOST_SUSPECTS)]
-    stride = max(1, size // SAMPLED_ELEMENTS) | 1
-    merged = np.sort(np.concatenate((np.arange(0, size, stride), suspects)), kind="stable")
-    return merged[np.concatenate(([True], merged[1:] != merged[:-1]))]
 
 
 def _reason(residual: UpdateResidual) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from stepalign.coordinator.comparison.blocks import in_c_order, is_turned, take
+from stepalign.coordinator.comparison.judged_elements import places_in_transpose
 from stepalign.coordinator.comparison.rule_inputs import canonical_slots
 
 Elements = npt.NDArray[np.intp]
@@ -16,7 +18,7 @@ Elements = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class UpdateNumbers:
-    """A parameter before and after a step, its gradient and its state, of one shape (slots may be 0-d).
+    """A parameter before and after a step, its gradient and its state, of one shape (slots may be 0-d), in any order.
 
     ``dtype`` is the parameter's in its framework. ``chosen`` are flat indices in rising order, None for all elements.
     Raises ValueError when shapes differ.
@@ -42,6 +44,15 @@ class UpdateNumbers:
             for state in (self.state_before, self.state_after)
         )
         object.__setattr__(self, "whole_state", states)
+
+    def in_one_order(self, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], Elements | None]:
+        """Return arrays of the parameter's shape as they lie side by side in one order, C order if they have none in common,
+        and where the judged elements are found in them; None: all, in C order.
+        """
+        if self.chosen is None or not all(is_turned(array) for array in arrays):
+            return [in_c_order(array) for array in arrays], self.chosen
+        rows, columns = self.before.shape
+        return [array.T for array in arrays], places_in_transpose(rows, columns, self.chosen)
 
     @property
     def count(self) -> int:
@@ -71,5 +82,4 @@ class UpdateNumbers:
         return self.chosen if self.whole_state[1][slot].size == self.before.size else None
 
     def _taken(self, array: np.ndarray) -> np.ndarray:
-        taken: np.ndarray = array.reshape(-1) if self.chosen is None else array.reshape(-1)[self.chosen]
-        return taken
+        return in_c_order(array).reshape(-1) if self.chosen is None else take(array, self.chosen)

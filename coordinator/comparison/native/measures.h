@@ -221,15 +221,3 @@ KERNEL int64_t OF_TYPE(measure)(const REAL *ours, const REAL *theirs, int64_t st
     }
     return size;
 }
-
-/* Write an array of rows * columns in C order, turned: element [row, column] becomes [column, row]. */
-KERNEL void OF_TYPE(turn)(const REAL *restrict from, REAL *restrict to, int64_t rows, int64_t columns)
-{
-    enum { SIDE = 16 };
-    for (int64_t top = 0; top < rows; top += SIDE)
-        for (int64_t first = 0; first < columns; first += SIDE) {
-            const int64_t high = rows - top < SIDE ? rows - top : SIDE, wide = columns - first < SIDE ? columns - first : SIDE;
-            for (int64_t column = first; column < first + wide; column++)
-                for (int64_t row = top; row < top + high; row++) to[column * rows + row] = from[row * columns + column];
-        }
-}

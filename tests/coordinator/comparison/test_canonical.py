@@ -1,4 +1,4 @@
-"""Arrays under canonical names: turned when they are read, kept while they fit, and the same judgements either way."""
+"""Arrays under canonical names: turned when they are read, pages given back, and the same judgements either way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from stepalign.coordinator.cases.case import WeightsSection
 from stepalign.coordinator.comparison import canonical
-from stepalign.coordinator.comparison.canonical import Pieces, Turned
+from stepalign.coordinator.comparison.canonical import Pieces
 from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.comparison.judge import StepJudge
 from stepalign.coordinator.comparison.tolerances import tolerances
@@ -62,13 +62,12 @@ def judge(pairs: list[StepPair], initial: list[dict[str, np.ndarray]], **options
     return [judging.judge(pair) for pair in pairs]
 
 
-def test_judgements_do_not_depend_on_what_is_kept_turned_or_resident(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judgements_do_not_depend_on_what_is_resident(monkeypatch: pytest.MonkeyPatch) -> None:
     initial, pairs = train(4)
     whole = judge(pairs, initial)
     failure = whole[-1].first_failure()
     assert failure is not None and (failure.kind, failure.name) == ("parameter", "b.weight")
     assert all(judgement.first_failure() is None for judgement in whole[:-1])
-    monkeypatch.setattr(canonical, "TURNED_SIZE_BYTES", 0)
     monkeypatch.setattr(canonical, "RESIDENT_SIZE_BYTES", 1000)
     given_back: list[None] = []
     assert judge(pairs, initial, give_pages_back=lambda: given_back.append(None)) == whole
@@ -163,21 +162,12 @@ def test_what_a_judge_remembers_is_not_turned_for_it() -> None:
     assert np.shares_memory(held, pairs[0].candidate.tensors["parameter"]["a.weight"]) and held.shape == (40, 30)
 
 
-def test_a_turned_array_is_made_once_until_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    turned = Turned()
+def test_a_matrix_that_is_stored_transposed_is_turned_when_it_is_read_and_the_latest_kept() -> None:
     arrays = {name: np.arange(6.0).reshape(2, 3).T for name in ("a", "b")}
-    pieces = Pieces(arrays, turned)
+    pieces = Pieces(arrays)
     assert pieces["a"].flags.c_contiguous and np.array_equal(pieces["a"], arrays["a"])
-    assert pieces["a"] is pieces["a"]
     first = pieces["a"]
-    monkeypatch.setattr(canonical, "TURNED_SIZE_BYTES", 50)
+    assert pieces["a"] is first
     assert np.array_equal(pieces["b"], arrays["b"])
     assert pieces["a"] is not first
-
-
-def test_what_is_not_needed_again_is_let_go() -> None:
-    turned = Turned()
-    pieces = Pieces({name: np.ones((2, 3)).T for name in ("a", "b")}, turned)
-    kept, gone = pieces["a"], pieces["b"]
-    turned.forget_all_but([pieces.parts["a"]])
-    assert pieces["a"] is kept and pieces["b"] is not gone
+    assert pieces.stored("a") is arrays["a"] and pieces.stored("c") is None

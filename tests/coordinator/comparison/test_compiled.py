@@ -24,8 +24,8 @@ from stepalign.coordinator.comparison.blocks import (
     spread,
     squares,
 )
+from stepalign.coordinator.comparison.judged_elements import choose_elements
 from stepalign.coordinator.comparison.measures import measure, screen
-from stepalign.coordinator.comparison.update_judge import choose_elements
 from stepalign.coordinator.comparison.update_residual import judge_update
 
 from .pairs import TOLERANCES, Pair, pairs
@@ -106,6 +106,17 @@ def test_what_is_stored_transposed_is_turned_element_by_element(shape: tuple[int
     assert in_c_order(stored) is stored
 
 
+def test_an_address_is_found_alike_with_the_module_and_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.arange(12.0).reshape(3, 4)
+    whole.flags.writeable = False
+    arrays = (whole, whole.T, whole[1:, ::2], whole[2:, 3].reshape(()), np.empty((0, 3)))
+    assert [compiled.address(array) for array in arrays] == [array.ctypes.data for array in arrays]
+    compiled._finder.cache_clear()
+    monkeypatch.setattr(compiled, "_MODULE", "stepalign.nothing")
+    assert [compiled.address(array) for array in arrays] == [array.ctypes.data for array in arrays]
+    compiled._finder.cache_clear()
+
+
 HYPER: dict[str, dict[str, Any]] = {
     "AdamW": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01},
     "Adam": {"beta1": 0.8, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1, "maximize": True},
@@ -176,6 +187,34 @@ def test_adam_updates_are_judged_alike_to_the_bit(
             assert found is not None and found.fits == (change == "none"), change
             assert repr(found) == by_numpy(lambda: repr(judge_update(**changed, chosen=where)))  # noqa: B023
     assert used and all(used)
+
+
+@pytest.mark.parametrize("suspects", [(), (5, 77, 70_000)])
+@pytest.mark.parametrize("kernels", ["compiled", "numpy"])
+@pytest.mark.parametrize(("rule", "shape"), [("AdamW", (300, 333)), ("AdamW", (30, 333)), ("SGD", (333, 300)), ("SGD", (30, 33))])
+def test_an_update_is_judged_alike_in_whatever_order_its_arrays_lie(
+    rule: str, shape: tuple[int, int], kernels: str, suspects: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels == "numpy":
+        monkeypatch.setattr(compiled, "_loaded", dict)
+    numbers = adam_step("AdamW", "float32", shape[0] * shape[1], False)
+    if rule == "SGD":
+        after = numbers["before"] - np.float32(numbers["lr"]) * numbers["gradient"]
+        numbers.update(rule="SGD", hyper={"momentum": 0.0}, state_before={}, state_after={}, after=after)
+
+    def laid_out(order: Any) -> dict[str, Any]:
+        def lay(array: np.ndarray) -> np.ndarray:
+            return np.array(array.reshape(shape), order=order) if array.ndim else array
+
+        return {
+            key: {slot: lay(array) for slot, array in value.items()} if key.startswith("state") else lay(value)
+            for key, value in numbers.items()
+            if isinstance(value, np.ndarray) or key.startswith("state")
+        }
+
+    chosen = choose_elements(shape[0] * shape[1], np.asarray(suspects, np.int64))
+    one, other = (judge_update(**{**numbers, **laid_out(order)}, chosen=chosen) for order in "CF")
+    assert one is not None and one.fits and repr(one) == repr(other)
 
 
 @pytest.mark.parametrize("place", ["before", "gradient", "after", "moment1"])

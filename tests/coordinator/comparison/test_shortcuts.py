@@ -10,7 +10,12 @@ import pytest
 from stepalign.coordinator.comparison import compiled, tally, update_residual
 from stepalign.coordinator.comparison.blocks import magnitude
 from stepalign.coordinator.comparison.canonical import Sizes
-from stepalign.coordinator.comparison.update_judge import MOST_SUSPECTS, SAMPLED_ELEMENTS, choose_elements
+from stepalign.coordinator.comparison.judged_elements import (
+    MOST_SUSPECTS,
+    SAMPLED_ELEMENTS,
+    choose_elements,
+    places_in_transpose,
+)
 from stepalign.coordinator.comparison.update_residual import UpdateJudgement, judge_update
 
 HYPER: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}
@@ -83,6 +88,10 @@ def test_the_judged_sample_is_the_sorted_union_of_suspects_and_an_even_grid(coun
     chosen = choose_elements(size, suspects)
     assert chosen is not None
     assert np.array_equal(chosen, np.union1d(thinned, np.arange(0, size, (size // SAMPLED_ELEMENTS) | 1)))
+    rows = 9 * 32
+    places = places_in_transpose(rows, size // rows, chosen)
+    stored = np.arange(size).reshape(rows, -1).T.reshape(-1)
+    assert np.array_equal(stored[places], chosen)
 
 
 def test_a_size_is_found_once_for_each_array() -> None:
