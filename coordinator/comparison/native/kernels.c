@@ -6,6 +6,7 @@
  *
  * Arrays are aligned, C-ordered, and not written to. Nothing is allocated, nothing is kept: any thread may call.
  */
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>

@@ -8,6 +8,11 @@ typedef struct {
     int64_t position, outside;
     uint64_t max_ulp;
 } totals;
+
+#define TOGETHER 8
+/* At the end of a loop over rows: its passes stay apart. gcc would else take eight rows at once, by shuffling. */
+#define ROW_BY_ROW __asm__("")
+
 #endif
 
 /* Say whether both arrays hold the same bytes and nothing that is not finite. */
@@ -130,31 +135,124 @@ KERNEL int OF_TYPE(screen)(const REAL *ours, const REAL *theirs, int64_t size, i
     return 1;
 }
 
-INLINE double OF_TYPE(greatest_quotient)(const double *restrict above, const double *restrict below, double less, int count,
-                                         double best)
+/* Add a tile's squares and products to the lanes: all rows of a tile for eight lanes, whose four sums stay in registers
+ * meanwhile, then for the next eight. */
+INLINE void OF_TYPE(add_products)(const REAL *restrict a, const REAL *restrict b, int width, double *restrict difference_square,
+                                  double *restrict reference_square, double *restrict candidate_square,
+                                  double *restrict product)
 {
-    /* A quotient can be above `best` only where above >= best * below; a product that is no normal number rounds to at
-     * most `above` there, too. */
-    const double least = best * (1.0 - 1e-15);
-    int any = 0;
-    for (int i = 0; i < count; i++) {
-        const double beyond = above[i] - less;
-        any |= (beyond >= least * below[i]) & (beyond > 0.0);
-    }
-    if (any)
-        for (int i = 0; i < count; i++) {
-            const double quotient = (above[i] - less) / below[i];
-            best = quotient > best ? quotient : best;
+    const int whole = width - width % LANES;
+    for (int group = 0; group < LANES; group += TOGETHER) {
+        double sums[4][TOGETHER];
+        for (int lane = 0; lane < TOGETHER; lane++) {
+            sums[0][lane] = difference_square[group + lane];
+            sums[1][lane] = reference_square[group + lane];
+            sums[2][lane] = candidate_square[group + lane];
+            sums[3][lane] = product[group + lane];
         }
-    return best;
+        for (int i = group; i < whole; i += LANES) {
+            for (int lane = 0; lane < TOGETHER; lane++) {
+                const double x = (double)a[i + lane], y = (double)b[i + lane], d = y - x;
+                sums[0][lane] += d * d;
+                sums[1][lane] += x * x;
+                sums[2][lane] += y * y;
+                sums[3][lane] += x * y;
+            }
+            ROW_BY_ROW;
+        }
+        for (int lane = 0; lane < TOGETHER; lane++) {
+            difference_square[group + lane] = sums[0][lane];
+            reference_square[group + lane] = sums[1][lane];
+            candidate_square[group + lane] = sums[2][lane];
+            product[group + lane] = sums[3][lane];
+        }
+    }
+    for (int lane = 0; whole + lane < width; lane++) {
+        const double x = (double)a[whole + lane], y = (double)b[whole + lane], d = y - x;
+        difference_square[lane] += d * d;
+        reference_square[lane] += x * x;
+        candidate_square[lane] += y * y;
+        product[lane] += x * y;
+    }
 }
 
-/* Take in whole blocks from `start` on. Return where it ended: the size, or the first block that is not finite or whose
- * differences are not. */
+/* Return a REAL some roundings below `bound`, which is not negative, or 0.
+ *
+ * With such bounds a look in REAL arithmetic misses nothing: where apart > atol + rtol * own exactly, apart rounded to a REAL
+ * is not below just_below(atol) + just_below(rtol) * own as computed. Rounding keeps the order of numbers, and what it
+ * adds to a sum or product, where these are no normal numbers too, is less than the margin. */
+INLINE REAL OF_TYPE(just_below)(double bound)
+{
+    const double epsilon = sizeof(REAL) == 4 ? FLT_EPSILON : DBL_EPSILON, least = sizeof(REAL) == 4 ? FLT_MIN : DBL_MIN;
+    const double most = sizeof(REAL) == 4 ? FLT_MAX : DBL_MAX, below = bound * (1.0 - 8.0 * epsilon);
+    return (REAL)(below < least ? 0.0 : below < most || bound == INFINITY ? below : most);
+}
+
+/* Take in the relative measures of a tile, whose numbers are finite. */
+INLINE void OF_TYPE(add_relative)(const REAL *restrict a, const REAL *restrict b, int width, double rtol, double atol, totals *now)
+{
+    /* A quotient is above what was found before only where above > before * below; a product that is no normal number
+     * rounds to at most `above` there, too. */
+    const double relative = now->max_rel * (1.0 - 1e-15), needed = now->smallest_rtol * (1.0 - 1e-15);
+    int64_t beyond = 0, greater = 0;
+    for (int i = 0; i < width; i++) {
+        const double apart = fabs((double)b[i] - (double)a[i]), own = fabs((double)a[i]), past = apart - atol;
+        beyond += past > rtol * own;
+        greater |= ((apart >= relative * own) & (apart > 0.0)) | ((past >= needed * own) & (past > 0.0)) ? 1 : 0;
+    }
+    now->outside += beyond;
+    if (!greater) return;
+    int64_t greatest = bits64(now->max_rel), most = bits64(now->smallest_rtol);
+    for (int i = 0; i < width; i++) {
+        const double apart = fabs((double)b[i] - (double)a[i]), own = fabs((double)a[i]), past = apart - atol;
+        const int64_t one = bits64(apart > 0.0 ? apart / own : 0.0), other = bits64(past > 0.0 ? past / own : 0.0);
+        greatest = one > greatest ? one : greatest;
+        most = other > most ? other : most;
+    }
+    now->max_rel = real64(greatest);
+    now->smallest_rtol = real64(most);
+}
+
+/* Take in the greatest difference of the tile that starts at `tile`, if it is above that before. */
+INLINE void OF_TYPE(add_largest)(const REAL *restrict a, const REAL *restrict b, int width, int64_t tile, totals *now)
+{
+    double largest = 0.0;
+    for (int i = 0; i < width; i++) {
+        const double apart = fabs((double)b[i] - (double)a[i]);
+        largest = apart > largest ? apart : largest;
+    }
+    if (!(largest > now->max_abs)) return;
+    now->max_abs = largest;
+    for (int i = 0; i < width; i++)
+        if (fabs((double)b[i] - (double)a[i]) == largest) {
+            now->position = tile + i;
+            break;
+        }
+}
+
+/* Return the greatest distance in representable numbers. */
+INLINE UNSIGNED OF_TYPE(greatest_ulps)(const REAL *restrict a, const REAL *restrict b, int width)
+{
+    UNSIGNED ulps = 0;
+    for (int i = 0; i < width; i++) {
+        BITS x = BITS_OF(a[i]), y = BITS_OF(b[i]);
+        x = x < 0 ? LOWEST - x : x;
+        y = y < 0 ? LOWEST - y : y;
+        const UNSIGNED far = x > y ? (UNSIGNED)x - (UNSIGNED)y : (UNSIGNED)y - (UNSIGNED)x;
+        ulps = far > ulps ? far : ulps;
+    }
+    return ulps;
+}
+
+/* Take in whole blocks from `start` on. Return where it ended: the size, or the first block whose differences, or their
+ * squares, are not finite.
+ *
+ * A first look at a tile is taken in REAL arithmetic, twice as many at once as float64 in float32. It misses no tile that
+ * changes a greatest value or a count; these are then computed in float64. */
 KERNEL int64_t OF_TYPE(measure)(const REAL *ours, const REAL *theirs, int64_t start, int64_t size, int64_t block, double rtol,
                                 double atol, totals *all)
 {
-    double apart[TILE], own[TILE];
+    const REAL narrow_atol = OF_TYPE(just_below)(atol);
     for (; start < size; start += block) {
         const int64_t stop = size - start < block ? size : start + block;
         double difference_square[LANES] = {0}, reference_square[LANES] = {0};
@@ -163,57 +261,29 @@ KERNEL int64_t OF_TYPE(measure)(const REAL *ours, const REAL *theirs, int64_t st
         for (int64_t tile = start; tile < stop; tile += TILE) {
             const REAL *restrict a = ours + tile, *restrict b = theirs + tile;
             const int width = (int)(stop - tile < TILE ? stop - tile : TILE);
-            int64_t largest = 0, beyond = 0;
-            UNSIGNED ulps = 0;
-            int i = 0;
-            for (; i + LANES <= width; i += LANES)
-                for (int lane = 0; lane < LANES; lane++) {
-                    const double x = (double)a[i + lane], y = (double)b[i + lane], d = fabs(y - x);
-                    apart[i + lane] = d;
-                    own[i + lane] = fabs(x);
-                    difference_square[lane] += d * d;
-                    reference_square[lane] += x * x;
-                    candidate_square[lane] += y * y;
-                    product[lane] += x * y;
-                }
-            for (int lane = 0; i + lane < width; lane++) {
-                const double x = (double)a[i + lane], y = (double)b[i + lane], d = fabs(y - x);
-                apart[i + lane] = d;
-                own[i + lane] = fabs(x);
-                difference_square[lane] += d * d;
-                reference_square[lane] += x * x;
-                candidate_square[lane] += y * y;
-                product[lane] += x * y;
-            }
-            for (i = 0; i < width; i++) {
-                const int64_t high = bits64(apart[i]);
+            const REAL farthest = OF_TYPE(just_below)(now.max_rel);
+            const REAL needed = OF_TYPE(just_below)(rtol < now.smallest_rtol ? rtol : now.smallest_rtol);
+            BITS largest = 0, relative = 0, crossing = 0, above = 0, below = 0;
+            for (int i = 0; i < width; i++) {
+                const BITS x = BITS_OF(a[i]), y = BITS_OF(b[i]), gap = (BITS)((UNSIGNED)x - (UNSIGNED)y);
+                const REAL apart = ABS(b[i] - a[i]), own = ABS(a[i]), part = needed * own, allowed = narrow_atol + part;
+                const BITS high = BITS_OF(apart);
                 largest = high > largest ? high : largest;
+                relative |= ((apart >= farthest * own) | (apart >= allowed)) & (high > 0) ? 1 : 0;
+                crossing |= x ^ y;
+                above = gap > above ? gap : above;
+                below = gap < below ? gap : below;
             }
-            if (largest >= INFINITE64) return start;
-            now.max_rel = OF_TYPE(greatest_quotient)(apart, own, 0.0, width, now.max_rel);
-            if (real64(largest) > atol) {
-                now.smallest_rtol = OF_TYPE(greatest_quotient)(apart, own, atol, width, now.smallest_rtol);
-                for (i = 0; i < width; i++) beyond += apart[i] - atol > rtol * own[i];
-                now.outside += beyond;
-            }
-            if (real64(largest) > now.max_abs) {
-                now.max_abs = real64(largest);
-                for (i = 0; i < width; i++)
-                    if (bits64(apart[i]) == largest) {
-                        now.position = tile + i;
-                        break;
-                    }
-            }
-            for (i = 0; i < width; i++) {
-                BITS x = BITS_OF(a[i]), y = BITS_OF(b[i]);
-                x = x < 0 ? LOWEST - x : x;
-                y = y < 0 ? LOWEST - y : y;
-                const UNSIGNED far = x > y ? (UNSIGNED)x - (UNSIGNED)y : (UNSIGNED)y - (UNSIGNED)x;
-                ulps = far > ulps ? far : ulps;
-            }
+            OF_TYPE(add_products)(a, b, width, difference_square, reference_square, candidate_square, product);
+            if (REAL_OF(largest) >= (REAL)now.max_abs) OF_TYPE(add_largest)(a, b, width, tile, &now);
+            if (relative) OF_TYPE(add_relative)(a, b, width, rtol, atol, &now);
+            const UNSIGNED up = (UNSIGNED)above, down = 0 - (UNSIGNED)below;
+            const UNSIGNED ulps = crossing < 0 ? OF_TYPE(greatest_ulps)(a, b, width) : up > down ? up : down;
             now.max_ulp = ulps > now.max_ulp ? ulps : now.max_ulp;
         }
-        now.difference_square += in_order(difference_square);
+        const double apart = in_order(difference_square);
+        if (!(apart < INFINITY)) return start;
+        now.difference_square += apart;
         now.reference_square += in_order(reference_square);
         now.candidate_square += in_order(candidate_square);
         now.product += in_order(product);

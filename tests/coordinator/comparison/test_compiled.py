@@ -76,6 +76,64 @@ def test_sizes_around_lanes_tiles_and_blocks_have_the_same_bits(size: int, share
         assert quantities(*pair, *tolerance) == by_numpy(lambda: quantities(*pair, *tolerance))  # noqa: B023
 
 
+def hard_to_tell_apart(dtype: Any) -> dict[str, Pair]:
+    """Give pairs whose measures hang on what is lost where float64 is rounded to float32, or where it overflows."""
+    random = np.random.default_rng(0)
+    size = 3 * 512 + 77
+    plain, signs = random.standard_normal(size).astype(dtype), random.choice(np.asarray((-1, 1), dtype), size)
+    tiny, huge = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
+    few = random.integers(0, 9, (2, size)).astype(dtype)
+    powers = np.exp2(random.integers(-20, 20, size)).astype(dtype)
+    allowed = (2.0**-30 + 2.0**-20 * powers.astype(np.float64)).astype(dtype)
+    edge = powers + allowed * random.choice(np.asarray((0.5, 1, 2), dtype), size)
+    rising = plain * (1 + dtype(1e-5) * np.arange(size, dtype=dtype))
+    zeros = np.where(random.random(size) < 0.5, dtype(0), plain)
+    return {
+        "differences within a rounding": (np.full(size, 3 / np.finfo(dtype).eps, dtype), np.linspace(0, -0.9, size, dtype=dtype)),
+        "quotients within a rounding": (plain, plain * dtype(1.5)),
+        "the edge of the tolerance": (powers, edge),
+        "beside the edge": (powers, np.nextafter(edge, random.choice(np.asarray((0, 4e6), dtype), size))),
+        "subnormals": (few[0] * tiny, few[1] * tiny * signs),
+        "around the smallest normal": (plain * np.finfo(dtype).tiny, plain * signs * np.finfo(dtype).tiny * dtype(1.1)),
+        "squares that overflow": (plain * dtype(huge / 8), plain * dtype(huge / 7)),
+        "differences that overflow": (np.where(few[0] > 7, huge, plain), np.where(few[1] > 7, -huge, plain)),
+        "reference zero": (zeros, plain),
+        "candidate zero": (plain, zeros),
+        "rising": (plain, rising),
+        "falling": (plain[::-1].copy(), rising[::-1].copy()),
+        "one far element in many": (plain, plain + dtype(3) * np.eye(1, size, 1000, dtype=dtype)[0]),
+        "signs that cross": (plain, plain * signs),
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", list(hard_to_tell_apart(np.float32)))
+def test_what_a_first_look_in_the_arrays_own_dtype_cannot_tell_apart_is_measured_alike(name: str, dtype: Any) -> None:
+    pair = hard_to_tell_apart(dtype)[name]
+    for rtol in (0.0, 1e-46, 2.0**-24, 2.0**-20, 1e-5, 0.5, 1e39):
+        for atol in (0.0, 1e-46, 4.2e-45, 1.2e-38, 2.0**-30, 1e-7, 1.0, 3e38, 1e39):
+            found = repr(measure(*pair, rtol, atol))
+            assert found == by_numpy(lambda: repr(measure(*pair, rtol, atol))), (rtol, atol)  # noqa: B023
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_element_of_a_tile_beside_a_bound_is_not_missed(dtype: Any) -> None:
+    random = np.random.default_rng(0)
+    places = np.arange(64) * 512 + random.integers(0, 512, 64)
+    for _ in range(100):
+        rtol, atol = 10.0 ** random.uniform(-6, 0), 10.0 ** random.uniform(-6, 0)
+        reference = np.ones(64 * 512, dtype)
+        reference[places] = random.standard_normal(64)
+        lone = reference[places].astype(np.float64)
+        for bounds in (atol + rtol * np.abs(lone), 0.7 * np.abs(lone), np.full(64, 0.9)):
+            candidate = reference.copy()
+            beside = bounds * (1 + np.finfo(dtype).eps * random.uniform(-1, 1, 64))
+            candidate[places] = lone + beside * random.choice((-1, 1), 64)
+            candidate[0] = 1 + rtol + atol
+            found = repr(measure(reference, candidate, rtol, atol))
+            assert found == by_numpy(lambda: repr(measure(reference, candidate, rtol, atol)))  # noqa: B023
+
+
 def test_other_dtypes_and_layouts_are_left_to_numpy_or_laid_out_first() -> None:
     reference, candidate = (side.reshape(40, -1) for side in related(40 * 130, np.float32, 0.0))
     views: list[Callable[[np.ndarray], np.ndarray]] = [
