@@ -17,6 +17,7 @@ from stepalign.protocol import messages
 from stepalign.protocol.errors import StepalignError
 from stepalign.protocol.tensors import digest
 from stepalign.workers import plain_state
+from stepalign.workers.capture import Room, own_room
 from stepalign.workers.hidden_state import HiddenState
 from stepalign.workers.training import Training
 
@@ -25,10 +26,13 @@ _ATTRIBUTES = ("optimizer", "scheduler")
 
 
 class Checkpoints:
-    """Takes and puts back the state of one training. ``twin`` is the framework's adapter."""
+    """Takes and puts back the state of one training. ``twin`` is the framework's adapter; what is taken is copied into what
+    ``room`` gives.
+    """
 
-    def __init__(self, twin: Any, training: Training) -> None:
+    def __init__(self, twin: Any, training: Training, room: Room = own_room) -> None:
         self._twin = twin
+        self._room = room
         self._training = training
         self._common = frozenset(vars(twin.bare_module()))
         self._hidden = HiddenState(training, self._module_attributes, twin.as_array)
@@ -44,7 +48,7 @@ class Checkpoints:
         if changing:
             return messages.Checkpoint({}, "", f"{changing[0]} changes from step to step, and cannot be put back", 0.0)
         try:
-            arrays, plain = self._read()
+            arrays, plain = self._read(self._room)
         except (StepalignError, plain_state.NotPlainError) as error:
             return messages.Checkpoint({}, "", str(error), 0.0)
         return messages.Checkpoint(arrays, plain_state.dump(plain), "", time.perf_counter() - started)
@@ -63,8 +67,8 @@ class Checkpoints:
             return messages.CheckpointLoaded(f"{type(error).__name__}: {error}")
         return messages.CheckpointLoaded(_difference(message.tensors, arrays, plain, now))
 
-    def _read(self) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
-        arrays, framework = self._twin.read_state(self._training)
+    def _read(self, room: Room = own_room) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
+        arrays, framework = self._twin.read_state(self._training, room)
         plain = {
             "framework": framework,
             "modules": self._hidden.plain_attributes(),

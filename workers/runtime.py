@@ -218,7 +218,7 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
     model, optimizer = training.model, training.optimizer
     facts = facts_of(twin, framework, configuration.device, _scripts(configuration))
     client.send(messages.Ready(facts, declare(twin, training)))
-    checkpoints = Checkpoints(twin, training)
+    checkpoints = Checkpoints(twin, training, client.room)
     client.serve_state(
         StateAccess(
             read_tensors=lambda: {**twin.read_parameters(model, client.room), **twin.read_buffers(model, client.room)},

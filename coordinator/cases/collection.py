@@ -12,7 +12,9 @@ from typing import Tuple
 from stepalign.coordinator.cases.case import Case
 from stepalign.protocol.specs import Declaration
 
-_STATE = ("optimizer_state", "parameter", "buffer")
+STATE_KINDS = ("optimizer_state", "parameter", "buffer")
+"""What the next step starts from."""
+
 _STATE_TENSORS = 2
 """Optimizer state counts as this many tensors for each parameter: Adam's two moments."""
 
@@ -70,11 +72,11 @@ class Collection:
         if self.is_whole(step):
             kinds = self.wanted
         elif self.is_whole(step + 1):
-            kinds = tuple(kind for kind in self.wanted if kind in _STATE)
+            kinds = tuple(kind for kind in self.wanted if kind in STATE_KINDS)
         if "gradient" in kinds:
             kinds = (*kinds, "used_gradient")
         if self.resync and (step + 1) % self.resync == 0:
-            kinds = tuple(dict.fromkeys((*kinds, *_STATE)))
+            kinds = tuple(dict.fromkeys((*kinds, *STATE_KINDS)))
         return kinds
 
     def gap_before(self, step: int) -> range:

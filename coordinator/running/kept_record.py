@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 
 import numpy as np
 
+from stepalign.coordinator.comparison.blocks import is_turned
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
 from stepalign.coordinator.comparison.judge_memory import JudgeMemory
 from stepalign.coordinator.comparison.measures import Measures
@@ -25,13 +26,18 @@ _FLOATS = frozenset(name for name, kind in typing.get_type_hints(Measures).items
 
 
 def pack_memory(memory: JudgeMemory) -> Tuple[Named, Dict[str, Any]]:
-    """Return a judge's memory as arrays and plain values."""
+    """Return a judge's memory as arrays and plain values. A matrix that is stored transposed is given as it lies: the side's
+    own state has the same bytes, which are kept once.
+    """
     arrays: Named = {}
     for side in (0, 1):
         arrays.update({f"before{side}/{name}": array for name, array in memory.before[side].items()})
         for name, slots in memory.state_before[side].items():
             arrays.update({f"state{side}/{name}/{slot}": array for slot, array in slots.items()})
+    turned = [key for key, array in arrays.items() if is_turned(array)]
+    arrays.update({key: arrays[key].T for key in turned})
     return arrays, {
+        "turned": turned,
         "drift": memory.drift,
         "peak_rate": memory.peak_rate,
         "variants": {name: list(map(list, variant.items())) for name, variant in memory.variants.items()},
@@ -43,7 +49,9 @@ def unpack_memory(arrays: Named, plain: Mapping[str, Any]) -> JudgeMemory:
     """Return the memory that `pack_memory` was given."""
     before: Tuple[Named, Named] = ({}, {})
     states: Tuple[Dict[str, Named], Dict[str, Named]] = ({}, {})
-    for key, array in arrays.items():
+    turned = frozenset(plain["turned"])
+    for key, stored in arrays.items():
+        array = stored.T if key in turned else stored
         kind, _, name = key.partition("/")
         side = int(kind[-1])
         if kind.startswith("before"):

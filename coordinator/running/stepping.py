@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Callable, List
 
 from stepalign.coordinator.cases.batches import batch_sizes
-from stepalign.coordinator.cases.collection import plan_collection
+from stepalign.coordinator.cases.collection import STATE_KINDS, plan_collection, step_size_bytes
 from stepalign.coordinator.comparison.rates import pair_groups
 from stepalign.coordinator.diagnosis.cause import Finding
 from stepalign.coordinator.diagnosis.dropout_draws import compare_draws
@@ -78,7 +78,9 @@ def run_steps(run: Run, session: Session, log: StepsLog, watcher: Watcher) -> No
     parts = KeptParts(judge, recorder.record, found)
     first = parts.restore(run, watcher)
     every_s = 0.0 if why_never_kept(case) else case.file.resume.every_s
-    keeper = Keeper(run.folder, log, every_s, parts.describe, give_pages_back=session.switchboard.give_pages_back)
+    state_size_bytes = step_size_bytes(torch, STATE_KINDS) + step_size_bytes(paddle, STATE_KINDS)
+    pages = session.switchboard.give_pages_back
+    keeper = Keeper(run.folder, log, every_s, parts.describe, give_pages_back=pages, size_bytes=state_size_bytes)
     watcher.phase(f"running {case.steps} steps")
     activations = case.file.collect.activations
     plan = StepPlan(first, case.steps, run.collection.kinds, lambda step: activations, case.file.compare.resync)

@@ -13,7 +13,7 @@ import paddle
 
 from stepalign.protocol.errors import WorkerFailure
 from stepalign.workers import plain_state
-from stepalign.workers.capture import Arrays
+from stepalign.workers.capture import Arrays, Room, own_room
 from stepalign.workers.paddle_worker.model import fill_tensor
 from stepalign.workers.paddle_worker.modules import walk
 from stepalign.workers.paddle_worker.optimizer import OwnedParameter, owned_parameters, parameter_groups
@@ -24,17 +24,17 @@ from stepalign.workers.training import Training
 _OPTIMIZER_PARTS = ("_learning_rate", "_opti_name_list", "_default_dict", "_param_groups", "_parameter_list")
 
 
-def read_state(training: Training) -> Tuple[Arrays, Dict[str, Any]]:
-    """Copy the model's tensors, what the optimizer keeps and the schedule's plain attributes.
+def read_state(training: Training, room: Room = own_room) -> Tuple[Arrays, Dict[str, Any]]:
+    """Copy the model's tensors and what the optimizer keeps into what ``room`` gives, and the schedule's plain attributes.
 
     Raises WorkerFailure that names what has no plain form.
     """
-    arrays: Arrays = {f"model/{name}": to_numpy(tensor) for name, tensor in _all_tensors(training.model)}
+    arrays: Arrays = {f"model/{name}": to_numpy(tensor, room) for name, tensor in _all_tensors(training.model)}
     slots: Dict[str, Any] = {}
     for owned in owned_parameters(training.optimizer, training.model):
         plain = slots[owned.name] = {}
         for key, tensor in _accumulators(training.optimizer, owned).items():
-            arrays[f"optimizer/{owned.name}/{key}"] = to_numpy(tensor)
+            arrays[f"optimizer/{owned.name}/{key}"] = to_numpy(tensor, room)
             plain[key] = {"beside": True}
     if training.optimizer._master_weights:
         raise WorkerFailure("the paddle side's optimizer keeps master weights, which cannot be put back")

@@ -13,7 +13,7 @@ import torch
 
 from stepalign.protocol.errors import WorkerFailure
 from stepalign.workers import plain_state
-from stepalign.workers.capture import Arrays
+from stepalign.workers.capture import Arrays, Room, own_room
 from stepalign.workers.torch_worker.model import fill_tensor
 from stepalign.workers.torch_worker.modules import walk
 from stepalign.workers.torch_worker.optimizer import OwnedParameter, owned_parameters
@@ -23,18 +23,18 @@ from stepalign.workers.training import Training
 _OPTIMIZER_PARTS = ("state", "param_groups", "defaults")
 
 
-def read_state(training: Training) -> Tuple[Arrays, Dict[str, Any]]:
-    """Copy the model's tensors, what the optimizer keeps and the schedule's plain attributes.
+def read_state(training: Training, room: Room = own_room) -> Tuple[Arrays, Dict[str, Any]]:
+    """Copy the model's tensors and what the optimizer keeps into what ``room`` gives, and the schedule's plain attributes.
 
     Raises WorkerFailure that names what has no plain form.
     """
-    arrays: Arrays = {f"model/{name}": to_numpy(tensor) for name, tensor in _all_tensors(training.model)}
+    arrays: Arrays = {f"model/{name}": to_numpy(tensor, room) for name, tensor in _all_tensors(training.model)}
     slots: Dict[str, Any] = {}
     for owned in owned_parameters(training.optimizer, training.model):
         plain = slots[owned.name] = {}
         for key, value in training.optimizer.state.get(owned.parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                arrays[f"optimizer/{owned.name}/{key}"] = to_numpy(value)
+                arrays[f"optimizer/{owned.name}/{key}"] = to_numpy(value, room)
                 plain[key] = {"beside": value.device == owned.parameter.device}
             else:
                 plain[key] = {"value": _encoded(f"optimizer state {owned.name}/{key}", value)}

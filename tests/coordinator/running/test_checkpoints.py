@@ -206,6 +206,15 @@ def test_what_takes_long_is_done_less_often(tmp_path: Path, log: StepsLog, clock
     assert keeper.due(False)
 
 
+def test_the_first_time_too_waits_until_it_takes_little_of_the_runs_time(tmp_path: Path, log: StepsLog, clock: Clock) -> None:
+    keeper = Keeper(tmp_path, log, 30.0, describe, clock, size_bytes=10 * checkpoints.KEPT_BYTES_PER_S)
+    clock.now = 10 / checkpoints.MOST_OF_TIME - 1
+    assert not keeper.due(False)
+    assert keeper.due(True)
+    clock.now = 2 * clock.now + 2
+    assert keeper.due(False)
+
+
 def test_an_interruption_waits_for_nothing_that_is_worth_keeping(tmp_path: Path, log: StepsLog, clock: Clock) -> None:
     keeper = Keeper(tmp_path, log, 30.0, describe, clock)
     clock.now = checkpoints.WORTH_S - 0.1

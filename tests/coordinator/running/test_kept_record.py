@@ -23,6 +23,7 @@ from stepalign.coordinator.running.recorder import Record, Recorder
 from stepalign.coordinator.running.run_state import Origin, Run
 from stepalign.coordinator.sessions.lockstep import StepPair
 from stepalign.protocol.messages import Named, StepResult
+from stepalign.protocol.tensors import digest
 
 
 def through_the_disk(folder: Path, arrays: Named, plain: dict[str, Any]) -> tuple[Named, dict[str, Any]]:
@@ -53,6 +54,16 @@ def test_a_judges_memory_comes_back(tmp_path: Path) -> None:
         }
     assert (came.drift, came.peak_rate) == (memory.drift, memory.peak_rate)
     assert (came.variants, came.rounding) == (memory.variants, memory.rounding)
+
+
+def test_what_a_judge_remembers_transposed_is_kept_once_with_the_sides_own_state(tmp_path: Path) -> None:
+    weight = np.arange(6, dtype=np.float32).reshape(3, 2)
+    memory = JudgeMemory(({}, {"w": weight.T}), ({}, {"w": {"moment1": weight.T}}), 0.0, 0.0, {}, {})
+    arrays, plain = pack_memory(memory)
+    assert {digest({"": array}) for array in arrays.values()} == {digest({"": weight})}
+    came = unpack_memory(*through_the_disk(tmp_path, arrays, plain))
+    for array in (came.before[1]["w"], came.state_before[1]["w"]["moment1"]):
+        assert np.array_equal(array, weight.T) and array.flags.f_contiguous
 
 
 class Judge:
