@@ -79,11 +79,12 @@ def adam_update(
     rule: str, hyper: Mapping[str, Scalar], numbers: UpdateNumbers, update_epsilons: float, state_epsilons: float
 ) -> AdamUpdate | None:
     """Return the step for the compiled loops; None where rule, form, dtypes or layout are not theirs."""
-    values = Hyperparameters(hyper)
-    if rule not in _RULES or values.flag("amsgrad") or values.flag("eps_before_correction"):
-        return None
     before, after = numbers.whole_state
-    if not all(slot in after for slot in _MOMENTS) or ("moment1" in before) != ("moment2" in before):
+    if rule not in _RULES or not all(slot in after for slot in _MOMENTS) or ("moment1" in before) != ("moment2" in before):
+        return None
+    updates = updates_before(before, numbers.step)
+    terms = _terms(rule, tuple(hyper.items()), updates, numbers.lr, numbers.dtype, update_epsilons, state_epsilons)
+    if terms is None or not numbers.count or numbers.before.dtype != numbers.dtype:
         return None
     named = {
         "before": numbers.before, "gradient": numbers.gradient, "after": numbers.after,
@@ -91,18 +92,35 @@ def adam_update(
     }  # fmt: skip
     arrays, places = numbers.in_one_order(tuple(named.values()))
     kernels = compiled.for_arrays(*arrays)
-    if kernels is None or numbers.before.dtype != np.dtype(numbers.dtype) or not numbers.count:
+    if kernels is None:
         return None
-    updates = updates_before(before, numbers.step)
+    own = AdamRule.from_buffer_copy(terms)
+    return AdamUpdate(kernels, own, dict(zip(named, arrays)), places, numbers.count, updates)
+
+
+@lru_cache(_SIZES_KEPT)
+def _terms(
+    rule: str,
+    hyper: tuple[tuple[str, Scalar], ...],
+    updates: int,
+    lr: float,
+    dtype: str,
+    update_epsilons: float,
+    state_epsilons: float,
+) -> AdamRule | None:
+    """Return the numbers of a step, which many parameters have in common; None where the form is not the loops'."""
+    values = Hyperparameters(dict(hyper))
+    if values.flag("amsgrad") or values.flag("eps_before_correction"):
+        return None
     beta1, beta2 = betas(values)
-    coupled, l1, shrink = decay_terms(rule, values, numbers.lr)
+    coupled, l1, shrink = decay_terms(rule, values, lr)
     if l1 != 0.0:
         return None
-    info = np.finfo(numbers.dtype)
+    info = np.finfo(dtype)
     eps = float(info.eps)
     with np.errstate(all="ignore"):
         first, second = bias_corrections(values, updates, beta1, beta2)
-        terms = AdamRule(
+        return AdamRule(
             gradient_scale=values.number("gradient_scale", 1.0) * (-1.0 if values.flag("maximize") else 1.0),
             coupled=coupled,
             shrink=shrink,
@@ -111,10 +129,9 @@ def adam_update(
             eps=values.number("eps", 1e-8),
             root_correction2=np.sqrt(second),
             correction2=second,
-            rate=numbers.lr / first,
+            rate=lr / first,
             half_ulps=half_ulps(3 if shrink else 1, eps),
             update_epsilons=update_epsilons * eps,
             state_epsilons=state_epsilons * eps,
             state_floor=float(info.tiny),
         )
-    return AdamUpdate(kernels, terms, dict(zip(named, arrays)), places, numbers.count, updates)

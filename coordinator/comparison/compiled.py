@@ -1,7 +1,8 @@
 """The compiled loops (`native/`), called through ctypes: without the GIL, and bit for bit what the numpy path gives.
 
 They are built where a C compiler was there at installation, and are for aligned, C-ordered float32 and float64. For
-everything else, without the library, and with STEPALIGN_KERNELS=numpy, `for_arrays` gives None: numpy does it then.
+everything else, without the library or with one of another version (a checkout that was installed before it changed), and
+with STEPALIGN_KERNELS=numpy, `for_arrays` gives None: numpy does it then.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any, Callable, Optional, Tuple, cast
 import numpy as np
 
 _POINTER, _SIZE, _REAL, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
+VERSION = 2
+"""Of the library: kernels.c has the same."""
+
 _MODULE = "stepalign.coordinator.comparison._kernels"
 
 TURNED_ROWS = 48
@@ -217,10 +221,19 @@ def _finder() -> Callable[[np.ndarray], int]:
         return lambda array: int(array.ctypes.data)
 
 
+def _version_of(library: ctypes.CDLL) -> int:
+    try:
+        return ctypes.c_int32.in_dll(library, "kernels_version").value
+    except ValueError:
+        return 0
+
+
 @lru_cache(maxsize=1)
 def _loaded() -> "dict[np.dtype[Any], Kernels]":
     found = importlib.util.find_spec(_MODULE)
     if found is None or found.origin is None or os.environ.get("STEPALIGN_KERNELS") == "numpy":
         return {}
     library = ctypes.CDLL(found.origin)
+    if _version_of(library) != VERSION:
+        return {}
     return {np.dtype(name): Kernels(library, name) for name in ("float32", "float64")}

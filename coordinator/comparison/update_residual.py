@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +33,7 @@ UPDATE_EPSILONS = 64.0
 STATE_EPSILONS = 8.0
 CHUNK_ELEMENTS = 1 << 15
 _FACTOR_SAMPLE = 4096
+_COUNTS_KEPT = 64
 _SCALAR_SLOTS = frozenset({"step", "mu_product", "eta"})
 
 
@@ -182,11 +185,19 @@ def _judge_compiled(
     state = {slot: result(getattr(update, slot), numbers.slot_shape(slot)) for slot in ("moment1", "moment2")}
     counted = numbers.whole_state[1].get("step")
     if counted is not None:
-        expected = np.asarray(update.updates + 1.0)
-        count = Prediction(expected, {"step": expected}, expected, {"step": expected})
-        state.update(state_residual(count, {"step": counted}, numbers.dtype))
+        state["step"] = _residual_of_count(update.updates + 1.0, counted.tobytes(), counted.dtype, counted.shape, numbers.dtype)
     bias = _drift_bias(update.roundings, numbers.dtype)
     return UpdateJudgement(result(update.parameter, numbers.before.shape, factor, bias), state, variant)
+
+
+@lru_cache(_COUNTS_KEPT)
+def _residual_of_count(
+    expected: float, counted: bytes, kept: np.dtype[Any], shape: tuple[int, ...], dtype: str
+) -> UpdateResidual:
+    """Return what is left of a count of updates, which all parameters have in common; ``counted`` as ``kept`` holds it."""
+    count = np.asarray(expected)
+    actual = np.frombuffer(counted, kept).reshape(shape)
+    return state_residual(Prediction(count, {"step": count}, count, {"step": count}), {"step": actual}, dtype)["step"]
 
 
 def _factor_sample(before: np.ndarray, after: np.ndarray) -> Elements:

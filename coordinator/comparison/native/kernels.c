@@ -11,6 +11,9 @@
 #include <stdint.h>
 #include <string.h>
 
+/* compiled.py's VERSION: raised with every change of a function's arguments or of a layout. */
+const int32_t kernels_version = 2;
+
 #define LANES 64
 #define TILE 512
 

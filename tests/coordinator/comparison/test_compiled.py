@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -294,6 +295,16 @@ def test_the_place_of_the_worst_element_is_one_of_the_whole_tensor() -> None:
     numbers["after"] = numbers["after"] + np.eye(1, 100_003, 77_777, dtype=np.float32)[0]
     found = judge_update(**numbers, chosen=choose_elements(100_003, np.asarray([77_777])))
     assert found is not None and found.parameter.index == (77_777,)
+
+
+def test_a_library_of_another_version_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "VERSION", compiled.VERSION + 1)
+    compiled._loaded.cache_clear()
+    try:
+        assert compiled.describe() == "numpy"
+    finally:
+        compiled._loaded.cache_clear()
+    assert compiled._version_of(ctypes.CDLL(None)) == 0
 
 
 def test_numpy_alone_is_used_where_the_environment_says_so() -> None:
