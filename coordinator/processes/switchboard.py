@@ -240,6 +240,10 @@ class Switchboard:
             self._raise_if_dead(dead)
         return None
 
+    def taken_in(self) -> Optional[Tuple[str, Message]]:
+        """Return a message that came with another one, or None: nothing is looked for."""
+        return self._take() if self._inbox else None
+
     def _take(self) -> Tuple[str, Message]:
         role, message = self._inbox.popleft()
         if isinstance(message, StepalignError):

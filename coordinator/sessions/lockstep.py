@@ -43,7 +43,9 @@ _TICK_S = 0.1
 WIND_DOWN_S = 5.0
 """How long an interrupted run may go on to finish the steps under way and to keep its state."""
 _AT_ONCE_S = 0.002
-"""A pair of small values is compared on the thread that listens if the last one took no longer."""
+"""A pair of small values is compared on the thread that listens if one of the last two took no longer: a worker that takes
+the core meanwhile makes one of them seem long.
+"""
 
 _MAY_BE_ABSENT = frozenset({"used_gradient"})
 """Kinds that a worker leaves out where they say no more than another one."""
@@ -287,6 +289,8 @@ class Lockstep:
         if until is not None and time.monotonic() >= until:
             raise DeadlineExceeded("the steps under way take longer than an interruption may")
         self._take(*self._switchboard.next(min(deadline, until or deadline), waiting, "step"), plan, beside)
+        while self._done < plan.last and (found := self._switchboard.taken_in()) is not None:
+            self._take(*found, plan, beside)
 
     def _take(self, role: str, message: Message, plan: StepPlan, beside: "_Beside") -> None:
         """Take one message of a worker; raises what is wrong with it."""
@@ -343,11 +347,11 @@ class _Beside:
         self._on_pair = on_pair
         self._keeping = keeping
         self._kept: Deque["Future[None]"] = deque()
-        self._compare_s = 0.0
+        self._took_s = (0.0, 0.0)
 
     def compare(self, pair: StepPair) -> None:
         """Have a pair compared; at once, where handing it over takes longer than comparing it."""
-        if self._compared or self._kept or self._compare_s > _AT_ONCE_S or _has_tensors(pair):
+        if self._compared or self._kept or min(self._took_s) > _AT_ONCE_S or _has_tensors(pair):
             self._compared.append(self._pool.submit(self._timed, pair))
         else:
             self._timed(pair)
@@ -355,7 +359,7 @@ class _Beside:
     def _timed(self, pair: StepPair) -> None:
         started = time.monotonic()
         self._on_pair(pair)
-        self._compare_s = time.monotonic() - started
+        self._took_s = (self._took_s[1], time.monotonic() - started)
 
     def collect_kept(self) -> None:
         """Raise what keeping a state has raised."""
@@ -369,7 +373,7 @@ class _Beside:
 
 
 def _has_tensors(pair: StepPair) -> bool:
-    return any(side.tensors.values() for side in (pair.reference, pair.candidate))
+    return any(pair.reference.tensors.values()) or any(pair.candidate.tensors.values())
 
 
 def _out_of_turn(role: str, message: Message) -> Exception:
