@@ -26,6 +26,9 @@ _SHOWN_PATH = 200
 T = TypeVar("T")
 Reader = Callable[[Any, str, Optional[FrameReader]], Any]
 
+_WHOLE_TYPES = frozenset({bool, float, str})
+"""Where one of these is asked for, any value of just that type may stand."""
+
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 """What ``Optional[X]`` and, from Python 3.10 on, ``X | None`` are made of."""
 
@@ -163,6 +166,7 @@ def _dataclass_reader(cls: Any) -> Reader:
         if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     ]
     readers = {name: reader(hints[name]) for name in fields}
+    admitted = {name: hints[name] for name in fields if hints[name] in _WHOLE_TYPES}
 
     def read(value: Any, path: str, frames: Optional[FrameReader]) -> Any:
         if not isinstance(value, dict):
@@ -172,7 +176,7 @@ def _dataclass_reader(cls: Any) -> Reader:
         for key, item in value.items():
             if key not in readers:
                 raise SchemaError(f"{prefix}{key}", f"unknown key{nearest(str(key)[:_SHOWN_PATH], readers)}")
-            found[key] = readers[key](item, prefix + key, frames)
+            found[key] = item if type(item) is admitted.get(key) else readers[key](item, prefix + key, frames)
         for name in required:
             if name not in found:
                 raise SchemaError(prefix + name, "this key is missing")
@@ -218,10 +222,13 @@ def _literal_reader(allowed: Tuple[Any, ...]) -> Reader:
 
 def _sequence_reader(annotation: Any, kind: Any) -> Reader:
     item_reader = reader(annotation)
+    admitted = frozenset({annotation}) & _WHOLE_TYPES
 
     def read(value: Any, path: str, frames: Optional[FrameReader]) -> Any:
         if not isinstance(value, list):
             raise SchemaError(path, f"expected a list, got {shown(value)}")
+        if admitted.issuperset(map(type, value)):
+            return kind(value)
         items: List[Any] = [item_reader(item, f"{path}[{index}]", frames) for index, item in enumerate(value)]
         return tuple(items) if kind is tuple else items
 

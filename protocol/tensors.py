@@ -152,11 +152,13 @@ class FrameReader:
             array = np.frombuffer(frame, dtype, count, offset).reshape(shape)
             if not array.flags.aligned:
                 array = array.copy()
-        array.flags.writeable = False
+        array.setflags(write=False)
         return array
 
     def finish(self) -> None:
         """Raise ProtocolError if a frame came that no header used."""
+        if len(self._taken_size_bytes) == len(self._frames):
+            return
         unused = set(range(len(self._frames))) - set(self._taken_size_bytes)
         if len(self._frames) > 1 and not memoryview(self._frames[0]).nbytes:
             unused.discard(0)
