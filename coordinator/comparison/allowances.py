@@ -30,7 +30,9 @@ class Allowances:
     def rate(self, rates: Sequence[float]) -> Tuple[float, float]:
         """Return what a rate may differ by; what is next to nothing beside the greatest rate so far is rounding."""
         tolerance = self._tolerances["lr"]
-        self.peak_rate = max(self.peak_rate, *(abs(rate) for rate in rates if math.isfinite(rate)), 0.0)
+        for rate in rates:
+            if abs(rate) > self.peak_rate and math.isfinite(rate):
+                self.peak_rate = abs(rate)
         return tolerance.rtol, max(tolerance.atol, RATE_ATOL_PER_PEAK * self.peak_rate)
 
     def loss(self) -> Tuple[float, float]:

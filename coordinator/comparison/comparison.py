@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 
 import numpy as np
 
-from stepalign.coordinator.comparison.measures import Measures, measure, screen
+from stepalign.coordinator.comparison.measures import Measures, measure, screen, screen_number
 from stepalign.coordinator.comparison.scan import Scan
 from stepalign.coordinator.results.result import KnownDifference
 
@@ -112,3 +112,15 @@ def compare_values(
             f"greatest difference {measures.max_abs:.3g}" + (f" at {list(measures.index)}" if measures.index else "")
         )
     return Comparison(*about, passed, rtol, atol, measures, reason, exact or bool(nonfinite))
+
+
+def compare_rate(
+    step: int, torch_name: str, paddle_name: str, torch: Optional[float], paddle: Optional[float], rtol: float, atol: float
+) -> Comparison:
+    """Compare two rates as `compare_values` compares float64 arrays of them."""
+    if torch is not None and paddle is not None:
+        measures = screen_number(torch, paddle, rtol, atol, is_float32=False)
+        if measures is not None:
+            return Comparison(step, "lr", torch_name, paddle_name, True, rtol, atol, measures, exact=True)
+    arrays = (None if value is None else np.asarray(value, np.float64) for value in (torch, paddle))
+    return compare_values(step, "lr", torch_name, paddle_name, *arrays, rtol, atol, exact=True)

@@ -25,7 +25,7 @@ from stepalign.coordinator.comparison.canonical import (
     is_noise,
     largest_slots,
 )
-from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
+from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_rate, compare_values
 from stepalign.coordinator.comparison.gap_judge import compare_after_gap
 from stepalign.coordinator.comparison.gradient_judge import GradientJudge
 from stepalign.coordinator.comparison.judge_memory import JudgeMemory
@@ -120,7 +120,7 @@ class StepJudge:
         State that comes alone after a step without any is what the next update starts from: it is compared by value.
         """
         sides = (pair.reference, pair.candidate)
-        self._reading.expect(sum(_size_bytes(named) for side in sides for named in side.tensors.values()))
+        self._reading.expect(pair.size_bytes())
         known: List[KnownDifference] = []
         comparisons: List[Comparison] = [self._judge_batch(pair)]
         if self._initial:
@@ -129,7 +129,7 @@ class StepJudge:
         comparisons += self._judge_rates(pair)
         comparisons += self._judge_activations(pair)
         comparisons.append(self._judge_loss(pair))
-        if not any(named for side in sides for named in side.tensors.values()):
+        if not pair.has_tensors():
             return self._without_tensors(pair.step, comparisons)
         raw = self._canonical(sides, "gradient")
         used = self._used_gradients(sides, raw)
@@ -188,18 +188,18 @@ class StepJudge:
         found = []
         for ours, theirs, factor in self._rate_pairs:
             values = (
-                np.float64(rates[0][ours]) if ours < len(rates[0]) else None,
-                np.float64(rates[1][theirs] * factor) if theirs < len(rates[1]) else None,
+                rates[0][ours] if ours < len(rates[0]) else None,
+                rates[1][theirs] * factor if theirs < len(rates[1]) else None,
             )
-            arrays = [None if value is None else np.asarray(value) for value in values]
-            name = (f"group {ours}", f"group {theirs}")
-            found.append(compare_values(pair.step, "lr", *name, arrays[0], arrays[1], rtol, atol, exact=True))
+            found.append(compare_rate(pair.step, f"group {ours}", f"group {theirs}", *values, rtol, atol))
         return found
 
     def _judge_activations(self, pair: StepPair) -> List[Comparison]:
         """Compare outputs; what goes into a module is another's output, or is the caller's to arrange."""
         torch = pair.reference.tensors.get("activation", {})
         paddle = pair.candidate.tensors.get("activation", {})
+        if not torch:
+            return []
         paths = dict(self._names.modules)
         found = []
         for path, array in torch.items():

@@ -88,7 +88,7 @@ def screen(
     """
     if reference.dtype.kind != "f" or reference.dtype.itemsize < 4 or not reference.size:
         return None
-    number = None if reference.ndim else _screen_number(reference, candidate, rtol, atol)
+    number = None if reference.ndim else screen_number(float(reference), float(candidate), rtol, atol, reference.itemsize == 4)
     if number is not None:
         return number
     if scanned is not None and scanned.within(atol):
@@ -122,14 +122,13 @@ def screen(
     return _screened(reference, candidate, peak, position)
 
 
-def _screen_number(reference: np.ndarray, candidate: np.ndarray, rtol: float, atol: float) -> Optional[Measures]:
+def screen_number(reference: float, candidate: float, rtol: float, atol: float, is_float32: bool) -> Optional[Measures]:
     """Return what `screen` gives for two numbers that are within half of their tolerance, however that is rounded."""
-    ours, theirs = float(reference), float(candidate)
-    difference = abs(theirs - ours)
-    if not (difference < _FAR and difference <= 0.5 * (atol + rtol * abs(ours))):
+    difference = abs(candidate - reference)
+    if not (difference < _FAR and difference <= 0.5 * (atol + rtol * abs(reference))):
         return None
-    peak = difference if reference.dtype.itemsize == 8 else float(np.float32(difference))
-    return Measures(1, max_abs=peak, index=(), reference=ours, candidate=theirs, complete=False)
+    peak = float(np.float32(difference)) if is_float32 else difference
+    return Measures(1, max_abs=peak, reference=reference, candidate=candidate, complete=False)
 
 
 def _screened(reference: np.ndarray, candidate: np.ndarray, peak: float, position: int) -> Measures:

@@ -46,6 +46,8 @@ class PieceComparer:
 
     def complete(self, comparisons: List[Comparison]) -> List[Comparison]:
         """Measure the worst of each kind in full, and forget the step's arrays."""
+        if not self._compared:
+            return comparisons
         completed = complete_worst(comparisons, self._compared)
         self._compared = {}
         return completed

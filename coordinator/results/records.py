@@ -36,7 +36,7 @@ _NO_LISTS = (str, bytes, bytearray, memoryview)
 _MAX_NAME_BYTES = 120
 _MAX_SUFFIX = 1000
 _BLOCK_BYTES = 1 << 16
-_LINE = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_LINE = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
 def to_strict(value: Any) -> Any:

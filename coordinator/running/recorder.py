@@ -104,8 +104,9 @@ class Recorder:
             if item.measures is not None and (item.kind not in record.worst or nearness(item) > nearness(record.worst[item.kind])):
                 record.worst[item.kind] = item
         record.map.note(judgement)
-        record.loss_passed.append(all(item.passed for item in judgement.comparisons if item.kind == "loss"))
-        record.rate_passed.append(all(item.passed for item in judgement.comparisons if item.kind == "lr"))
+        failed_kinds = {item.kind for item in judgement.comparisons if not item.passed}
+        record.loss_passed.append("loss" not in failed_kinds)
+        record.rate_passed.append("lr" not in failed_kinds)
         failed_before = record.failures.first is not None
         record.failures.take(judgement)
         self._keep(pair, record.failures.first is not None and not failed_before)
@@ -117,18 +118,14 @@ class Recorder:
             self._on_step(pair, judgement)
 
     def _keep(self, pair: StepPair, first_failure: bool) -> None:
-        size_bytes = sum(
-            array.nbytes
-            for side in (pair.reference, pair.candidate)
-            for named in side.tensors.values()
-            for array in named.values()
-        )
         record = self.record
         if first_failure and self._previous is not None:
             record.pairs[self._previous.step] = self._previous
-        if first_failure or (pair.step < KEPT_STEPS and record.pairs_size_bytes + size_bytes <= KEPT_SIZE_BYTES):
-            record.pairs[pair.step] = pair
-            record.pairs_size_bytes += size_bytes
+        if first_failure or pair.step < KEPT_STEPS:
+            size_bytes = pair.size_bytes()
+            if first_failure or record.pairs_size_bytes + size_bytes <= KEPT_SIZE_BYTES:
+                record.pairs[pair.step] = pair
+                record.pairs_size_bytes += size_bytes
         self._previous = None if record.failures.first is not None else pair
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 from abc import abstractmethod
+from array import array
 from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Generic, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union, overload
@@ -20,7 +21,12 @@ from stepalign.coordinator.running.spill import Place, Spill
 T = TypeVar("T")
 V = TypeVar("V")
 
+Packed = Tuple[np.dtype, Tuple[int, ...], bytes]
+"""An array as its dtype, its shape and its bytes."""
+
 BLOCK_STEPS = 512
+
+_NUMBER, _FLAG, _BYTE = np.dtype(np.float64), np.dtype(np.bool_), np.dtype(np.uint8)
 
 
 class Steps(AnySequence[T], Generic[T]):
@@ -87,8 +93,8 @@ class _Run:
     blocks: List[Place] = field(default_factory=list)
     newest: bytearray = field(default_factory=bytearray)
 
-    def append(self, row: np.ndarray) -> None:
-        self.newest += row.tobytes()
+    def append(self, row: bytes) -> None:
+        self.newest += row
         self.count += 1
         if self.count % BLOCK_STEPS == 0:
             self.blocks.append(self.spill.put(bytes(self.newest)))
@@ -124,10 +130,10 @@ class StepSeries(Steps[T]):
 
     def append(self, row: T) -> None:
         """Take the next step's row."""
-        array = self._array(row)
-        if not self._runs or (self._runs[-1].dtype, self._runs[-1].shape) != (array.dtype, array.shape):
-            self._runs.append(_Run(array.dtype, array.shape, self._spill))
-        self._runs[-1].append(array)
+        dtype, shape, data = self._packed(row)
+        if not self._runs or self._runs[-1].dtype != dtype or self._runs[-1].shape != shape:
+            self._runs.append(_Run(dtype, shape, self._spill))
+        self._runs[-1].append(data)
         self._count += 1
 
     def __len__(self) -> int:
@@ -162,8 +168,8 @@ class StepSeries(Steps[T]):
             yield from run.parts()
 
     @abstractmethod
-    def _array(self, row: T) -> np.ndarray:
-        """Return a row as the array that is kept."""
+    def _packed(self, row: T) -> Packed:
+        """Return a row as the array that is kept: its dtype, its shape, its bytes."""
 
     @abstractmethod
     def _row(self, array: np.ndarray) -> T:
@@ -173,8 +179,8 @@ class StepSeries(Steps[T]):
 class ArraySeries(StepSeries[np.ndarray]):
     """Arrays, as losses are: each keeps its dtype."""
 
-    def _array(self, row: np.ndarray) -> np.ndarray:
-        return row
+    def _packed(self, row: np.ndarray) -> Packed:
+        return row.dtype, row.shape, row.tobytes()
 
     def _row(self, array: np.ndarray) -> np.ndarray:
         return array
@@ -183,8 +189,8 @@ class ArraySeries(StepSeries[np.ndarray]):
 class NumberSeries(StepSeries[Sequence[float]]):
     """A few float64 numbers a step, as the rates of the groups are."""
 
-    def _array(self, row: Sequence[float]) -> np.ndarray:
-        return np.array(row, np.float64)
+    def _packed(self, row: Sequence[float]) -> Packed:
+        return _NUMBER, (len(row),), array("d", row).tobytes()
 
     def _row(self, array: np.ndarray) -> Sequence[float]:
         return tuple(array.tolist())
@@ -206,8 +212,8 @@ def filled_room(shape: Tuple[int, ...], dtype: np.dtype, parts: Iterable[np.ndar
 class FlagSeries(StepSeries[bool]):
     """Yes or no a step."""
 
-    def _array(self, row: bool) -> np.ndarray:
-        return np.array(row, np.bool_)
+    def _packed(self, row: bool) -> Packed:
+        return _FLAG, (), b"\1" if row else b"\0"
 
     def _row(self, array: np.ndarray) -> bool:
         return bool(array)
@@ -222,8 +228,9 @@ class TextSeries(StepSeries[str]):
         lines = (np.pad(rows, ((0, 0), (0, 1)), constant_values=ord("\n")).ravel() for rows in self._parts())
         return filled_room((size_bytes,), np.dtype(np.uint8), lines)[:-1]
 
-    def _array(self, row: str) -> np.ndarray:
-        return np.frombuffer(row.encode("utf-8", "surrogateescape"), np.uint8)
+    def _packed(self, row: str) -> Packed:
+        data = row.encode("utf-8", "surrogateescape")
+        return _BYTE, (len(data),), data
 
     def _row(self, array: np.ndarray) -> str:
         return array.tobytes().decode("utf-8", "surrogateescape")

@@ -62,6 +62,15 @@ class StepPair:
     candidate: StepResult
     batch_digest: str
 
+    def has_tensors(self) -> bool:
+        """Say whether anything but rates and losses was collected."""
+        return any(self.reference.tensors.values()) or any(self.candidate.tensors.values())
+
+    def size_bytes(self) -> int:
+        """Return how much both sides' tensors hold."""
+        sides = (self.reference, self.candidate)
+        return sum(array.nbytes for side in sides for named in side.tensors.values() for array in named.values())
+
 
 @dataclass(frozen=True)
 class Keeping:
@@ -351,7 +360,7 @@ class _Beside:
 
     def compare(self, pair: StepPair) -> None:
         """Have a pair compared; at once, where handing it over takes longer than comparing it."""
-        if self._compared or self._kept or min(self._took_s) > _AT_ONCE_S or _has_tensors(pair):
+        if self._compared or self._kept or min(self._took_s) > _AT_ONCE_S or pair.has_tensors():
             self._compared.append(self._pool.submit(self._timed, pair))
         else:
             self._timed(pair)
@@ -370,10 +379,6 @@ class _Beside:
         """Have the states before ``step`` kept, once all steps before it are compared."""
         if self._keeping is not None:
             self._kept.append(self._pool.submit(self._keeping.keep, step, states))
-
-
-def _has_tensors(pair: StepPair) -> bool:
-    return any(pair.reference.tensors.values()) or any(pair.candidate.tensors.values())
 
 
 def _out_of_turn(role: str, message: Message) -> Exception:
