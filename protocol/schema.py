@@ -29,6 +29,9 @@ Reader = Callable[[Any, str, Optional[FrameReader]], Any]
 _WHOLE_TYPES = frozenset({bool, float, str})
 """Where one of these is asked for, any value of just that type may stand."""
 
+_PLAIN_TYPES = _WHOLE_TYPES | {int, type(None)}
+"""Values of just these types have no other plain form."""
+
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 """What ``Optional[X]`` and, from Python 3.10 on, ``X | None`` are made of."""
 
@@ -51,11 +54,12 @@ def to_plain(value: Any, frames: Optional[FrameWriter] = None) -> Any:
             raise TypeError("an array needs a FrameWriter")
         return frames.add(value)
     if isinstance(value, (list, tuple)):
-        return [to_plain(item, frames) for item in value]
+        return list(value) if _PLAIN_TYPES.issuperset(map(type, value)) else [to_plain(item, frames) for item in value]
     names = _field_names(value.__class__)
     if names is not None:
-        return {name: to_plain(getattr(value, name), frames) for name in names}
-    if isinstance(value, Mapping):
+        fields = ((name, getattr(value, name)) for name in names)
+        return {name: item if type(item) in _PLAIN_TYPES else to_plain(item, frames) for name, item in fields}
+    if isinstance(value, (dict, Mapping)):  # a dict is found at once, by its type
         return {str(key): to_plain(item, frames) for key, item in value.items()}
     raise TypeError(f"{type(value).__name__} has no plain form")
 

@@ -99,13 +99,12 @@ class FrameWriter:
                 place = self._memory.place(ordered)
             if place is not None:
                 return [IN_MEMORY, place, dtype, shape]
-        data = ordered.reshape(-1).view(np.uint8).data if ordered.size else b""
         if ordered.nbytes >= LARGE_SIZE_BYTES:
-            self._large.append(data)
+            self._large.append(ordered.reshape(-1).view(np.uint8).data)
             return [len(self._large), 0, dtype, shape]
         offset = self._pool_size_bytes
         padding = -ordered.nbytes % ALIGNMENT
-        self._pool.append(data)
+        self._pool.append(ordered.tobytes())
         self._pool.append(b"\0" * padding)
         self._pool_size_bytes += ordered.nbytes + padding
         return [0, offset, dtype, shape]

@@ -158,7 +158,7 @@ class Client:
         if batch.again:
             if self._batch is None or batch.arrays:
                 raise ProtocolError(f"step {batch.step} repeats a batch, but none came before it or it has its own")
-            batch = replace(batch, arrays=self._batch.arrays, again=False)
+            batch = messages.Batch(batch.step, self._batch.arrays, batch.kinds, batch.activations)
         else:
             self._digest = None
         self._batch = batch

@@ -122,5 +122,5 @@ def compare_rate(
         measures = screen_number(torch, paddle, rtol, atol, is_float32=False)
         if measures is not None:
             return Comparison(step, "lr", torch_name, paddle_name, True, rtol, atol, measures, exact=True)
-    arrays = (None if value is None else np.asarray(value, np.float64) for value in (torch, paddle))
-    return compare_values(step, "lr", torch_name, paddle_name, *arrays, rtol, atol, exact=True)
+    ours, theirs = (None if value is None else np.asarray(value, np.float64) for value in (torch, paddle))
+    return compare_values(step, "lr", torch_name, paddle_name, ours, theirs, rtol, atol, exact=True)

@@ -7,6 +7,7 @@ the way.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,13 @@ _DTYPES = frozenset(
 
 def dtype_name(tensor: Any) -> str:
     """Name a tensor's dtype as numpy does, for example ``"float32"``."""
-    return str(tensor.dtype).rpartition(".")[2]
+    return _named(tensor.dtype)
+
+
+@functools.cache
+def _named(dtype: Any) -> str:
+    """Name a dtype as numpy does; it is asked of the loss at every step."""
+    return str(dtype).rpartition(".")[2]
 
 
 def to_numpy(tensor: Any, room: Room = own_room) -> np.ndarray:

@@ -49,6 +49,18 @@ def test_rates_and_digests_come_back_as_tuples_and_texts_of_any_length() -> None
         texts[4]
 
 
+def test_rows_are_the_bytes_that_numpy_keeps_them_in() -> None:
+    rates, flags, texts = NumberSeries(), FlagSeries(), TextSeries()
+    for row in ([0.1, -0.0, float("nan"), float("-inf"), 3], [np.float64(1e-310)]):
+        rates.append(row)
+        assert np.array(rates[-1]).tobytes() == np.array(row, np.float64).tobytes()
+    for flag in (True, False, np.True_):
+        flags.append(flag)
+    assert list(flags) == [True, False, True] and flags.stacked().dtype == np.bool_
+    texts.append("a\udcffb")
+    assert texts[0] == "a\udcffb" and texts.joined().tobytes() == b"a\xffb"
+
+
 def filled(steps: int, spill: Spill) -> tuple[ArraySeries, NumberSeries, TextSeries, FlagSeries]:
     """Return series of so many steps."""
     series = ArraySeries(spill), NumberSeries(spill), TextSeries(spill), FlagSeries(spill)

@@ -384,6 +384,18 @@ def test_messages_grow_with_the_pace_and_are_two_ahead_at_most() -> None:
     assert max(sent - answered for sent, answered in outstanding) <= BATCHES_AHEAD * pace.MAX_TOGETHER
 
 
+def test_results_that_came_together_are_all_taken_and_nothing_after_the_last_step() -> None:
+    board, compared = ListBoard(), []
+
+    def taken_in() -> tuple[str, Message] | None:
+        assert len(board.answered) < 2 * 300
+        return board.next(0.0, (), "") if board.open else None
+
+    board.taken_in = taken_in  # type: ignore[method-assign,assignment]
+    drive(board, 300, lambda pair: compared.append(pair.step))
+    assert board.steps("torch") == board.steps("paddle") == compared == list(range(300))
+
+
 def test_long_steps_are_asked_for_one_by_one() -> None:
     board = ListBoard()
     answer = board.next
