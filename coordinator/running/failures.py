@@ -1,7 +1,8 @@
 """The steps that failed, each with its failed comparisons, as far as a verdict can depend on them.
 
-A run may fail at each of 100,000 steps. Bounded in two ways that change no verdict: what comes after the failure that
-settles it is left out, and all but the newest steps lie packed in a file (`spill`).
+A run may fail at each of 100,000 steps, in many tensors at each. Bounded in two ways that change no verdict: what comes
+after the failure that settles it is left out, and all but the newest comparisons lie packed in a file (`spill`), some at a
+time, so that packing takes no room either.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from stepalign.coordinator.results.result import KnownDifference
 from stepalign.coordinator.running.spill import Place, Spill
 from stepalign.protocol.schema import from_plain, to_plain
 
-UNPACKED_STEPS = 64
+UNPACKED_COMPARISONS = 64
 
 
 class Failures:
@@ -56,7 +57,7 @@ class Failures:
         self._settled = any(item.kind != "loss" and (self._first_is_certain or item.exact) for item in failed)
         self._newest.append(kept)
         self._count += 1
-        if len(self._newest) >= UNPACKED_STEPS:
+        if sum(len(item.comparisons) for item in self._newest) >= UNPACKED_COMPARISONS:
             packed = _pack(self._newest)
             self._blocks.append((self._spill.put(packed), len(packed)))
             self._newest = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,28 @@ def test_the_map_of_a_long_run_of_a_large_model_stays_bounded() -> None:
     assert plain["levels"][0][plain["steps"].index(4001)] == pytest.approx(2.0)
     table.note(_judgement(5120, MAX_TENSORS + 10, passed=False))
     assert len(table.to_plain()["rows"]) == MAX_TENSORS and table.left_out == 10
+
+
+def test_a_cell_of_the_map_takes_eight_bytes_and_little_more() -> None:
+    steps = [_judgement(step, 300, passed=True) for step in range(100)]
+    table = DifferenceMap()
+    table.note(steps[0])
+    tracemalloc.start()
+    try:
+        for judgement in steps[1:]:
+            table.note(judgement)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held / (99 * 300) < 10
+
+
+def test_a_tensor_that_comes_later_has_no_cell_at_the_steps_before() -> None:
+    table = DifferenceMap()
+    table.note(_judgement(0, 1, passed=True))
+    table.note(_judgement(1, 3, passed=True))
+    table.note(_judgement(2, 0, passed=True))
+    assert table.to_plain()["levels"] == [[-1.0, -1.0, None], [None, -1.0, None], [None, -1.0, None]]
 
 
 def test_a_level_is_on_the_side_of_zero_that_its_verdict_is() -> None:

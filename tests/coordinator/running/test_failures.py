@@ -11,7 +11,7 @@ import numpy as np
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
 from stepalign.coordinator.comparison.measures import Measures
 from stepalign.coordinator.results.result import KnownDifference
-from stepalign.coordinator.running.failures import UNPACKED_STEPS, Failures
+from stepalign.coordinator.running.failures import UNPACKED_COMPARISONS, Failures
 from stepalign.coordinator.running.noise import Noise, beyond_noise, weigh
 
 
@@ -32,7 +32,7 @@ def taken(judgements: List[StepJudgement]) -> Failures:
 def test_steps_come_back_equal_whether_packed_or_not() -> None:
     numbers = np.random.default_rng(0)
     judgements = []
-    for step in range(2 * UNPACKED_STEPS + 5):
+    for step in range(2 * UNPACKED_COMPARISONS + 5):
         ours, wrong = numbers.standard_normal((2, 3, 4)).astype(np.float32)
         wrong[1, 1] = (np.nan, np.inf, 1.0)[step % 3]
         compared = compare_values(step, "loss", "a", "b", ours, wrong, 1e-5, 1e-8)
@@ -102,9 +102,23 @@ def test_a_failing_loss_costs_no_memory() -> None:
     failures = Failures(beyond_noise)
     tracemalloc.start()
     try:
-        for step in range(100 * UNPACKED_STEPS):
+        for step in range(100 * UNPACKED_COMPARISONS):
             failures.take(StepJudgement(step, (failed(step, "loss", chance.random()),), drift=chance.random()))
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert held / (100 * UNPACKED_STEPS) < 20 and len(list(failures)) == 100 * UNPACKED_STEPS
+    assert held / (100 * UNPACKED_COMPARISONS) < 20 and len(list(failures)) == 100 * UNPACKED_COMPARISONS
+
+
+def test_steps_that_fail_in_many_tensors_cost_no_memory_either_while_they_are_packed() -> None:
+    chance = random.Random(0)
+    failures = Failures(beyond_noise)
+    tracemalloc.start()
+    try:
+        for step in range(500):
+            found = tuple(failed(step, "loss", chance.random()) for _ in range(20))
+            failures.take(StepJudgement(step, found, drift=chance.random()))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20 and len(list(failures)) == 500
