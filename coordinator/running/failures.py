@@ -71,6 +71,18 @@ class Failures:
         """Return all failed comparisons that a verdict can depend on, in order of steps and then of causes."""
         return (item for judgement in self for item in judgement.comparisons)
 
+    def packed(self) -> Iterator[bytes]:
+        """Return all steps in packed pieces, which `restore` takes back."""
+        for place, size_bytes in self._blocks:
+            yield self._spill.get(place, 0, size_bytes)
+        if self._newest:
+            yield _pack(self._newest)
+
+    def restore(self, piece: bytes) -> None:
+        """Take the steps of one piece, as if they came now."""
+        for judgement in _unpack(piece):
+            self.take(judgement)
+
     def __len__(self) -> int:
         return self._count
 

@@ -12,12 +12,13 @@ from typing import Any, Dict, List, Mapping, Tuple
 import numpy as np
 
 from stepalign.coordinator.comparison.blocks import is_turned
-from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
+from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.comparison.judge_memory import JudgeMemory
 from stepalign.coordinator.comparison.measures import Measures
 from stepalign.coordinator.results.records import from_strict_number
 from stepalign.coordinator.results.result import KnownDifference
 from stepalign.coordinator.running.recorder import Record
+from stepalign.coordinator.running.series import filled_room
 from stepalign.protocol.messages import Named
 from stepalign.protocol.schema import from_plain, to_plain
 
@@ -70,7 +71,7 @@ def unpack_memory(arrays: Named, plain: Mapping[str, Any]) -> JudgeMemory:
 
 
 def pack_record(record: Record) -> Tuple[Named, Dict[str, Any]]:
-    """Return a record as arrays (one row a step) and plain values."""
+    """Return a record as arrays (one row a step, failures packed as they lie) and plain values."""
     levels, map_ = record.map.pack()
     arrays: Named = {
         "map": levels,
@@ -81,12 +82,15 @@ def pack_record(record: Record) -> Tuple[Named, Dict[str, Any]]:
         arrays[f"losses{side}"] = record.losses[side].stacked()
         arrays[f"rates{side}"] = record.rates[side].stacked()
         arrays[f"digests{side}"] = record.batch_digests[side].joined()
+    pieces = [np.frombuffer(piece, np.uint8) for piece in record.failures.packed()]
+    sizes = [piece.size for piece in pieces]
+    arrays["failures"] = filled_room((sum(sizes),), np.dtype(np.uint8), pieces)
     return arrays, {
         "seconds": list(record.seconds),
         "known": [to_plain(item) for item in record.known.values()],
         "worst": [to_plain(item) for item in record.worst.values()],
         "counts": record.counts,
-        "failures": [to_plain(judgement) for judgement in record.failures],
+        "failures": sizes,
         "last_failed_step": record.failures.last_step,
         "map": map_,
         "whole_steps": sorted(record.pairs),
@@ -111,15 +115,10 @@ def unpack_record(record: Record, arrays: Named, plain: Mapping[str, Any]) -> Li
     record.worst.update({item.kind: item for item in map(_comparison, plain["worst"])})
     record.counts.update(plain["counts"])
     record.map.unpack(arrays["map"], plain["map"])
-    for item in plain["failures"]:
-        record.failures.take(
-            StepJudgement(
-                item["step"],
-                tuple(_comparison(each) for each in item["comparisons"]),
-                tuple(from_plain(KnownDifference, each) for each in item["known"]),
-                from_strict_number(item["drift"]),
-            )
-        )
+    packed, start = arrays["failures"], 0
+    for size in plain["failures"]:
+        record.failures.restore(packed[start : start + size].tobytes())
+        start += size
     record.failures.last_step = plain["last_failed_step"]  # a later one than those that are kept
     record.pairs_size_bytes = plain["whole_size_bytes"]
     return list(plain["whole_steps"])

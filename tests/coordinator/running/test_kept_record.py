@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any, cast
 
@@ -130,6 +131,23 @@ def test_a_record_that_goes_on_from_a_checkpoint_is_that_of_an_uninterrupted_run
     assert plain_of(came) == plain_of(before)
     assert plain_of(recorded(range(stopped, 60), came)) == plain_of(whole)
     assert sorted(came.pairs) == sorted(whole.pairs) and came.steps == 60
+
+
+def test_failures_of_many_steps_go_into_a_checkpoint_as_they_are_packed() -> None:
+    before, came = Record(), Record()
+    for step in range(1000):
+        ours, theirs = np.random.default_rng(step).standard_normal((2, 3))
+        failed = [compare_values(step, "loss", f"{number}", None, ours, theirs, 1e-6, 0.0) for number in range(10)]
+        before.failures.take(StepJudgement(step, tuple(failed), (), step / 7))
+    tracemalloc.start()
+    try:
+        arrays, plain = pack_record(before)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    unpack_record(came, arrays, plain)
+    assert repr(list(came.failures)) == repr(list(before.failures)) and len(came.failures) == 1000
+    assert peak / 10_000 < 200
 
 
 def test_whole_steps_find_as_much_room_after_a_checkpoint_as_before(
