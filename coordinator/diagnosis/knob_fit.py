@@ -29,7 +29,9 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """A thinned record with what rounding may do to its parameter and slots under the case's own rule."""
+    """A thinned record, or several one after another, with what rounding may do to parameter and slots under the case's own
+    rule.
+    """
 
     case: Case
     record: UpdateRecord
@@ -37,9 +39,73 @@ class Sample:
     slots_allowed: Mapping[str, Vector]
 
 
-def sampled(cases: Sequence[Case]) -> list[Sample]:
+@dataclass(frozen=True)
+class Samples:
+    """Thinned records to fit on. What the rule takes alike is ``joined``: each rule works element by element, so that records
+    of one rule, hyper-parameters, rate and count of updates are predicted at once. ``order`` brings the residuals into the
+    order of the records.
+    """
+
+    joined: tuple[Sample, ...]
+    order: npt.NDArray[np.intp]
+
+
+def sampled(cases: Sequence[Case]) -> Samples:
     """Return thinned records of a few cases to fit on."""
-    return [_sample(case, record) for case in few(cases) for record in _spread(case.records)]
+    single = [_sample(case, record) for case in few(cases) for record in _spread(case.records)]
+    alike: dict[object, list[int]] = {}
+    for number, sample in enumerate(single):
+        alike.setdefault(_taken_alike(sample), []).append(number)
+    places = _places(single)
+    order = [place for members in alike.values() for parts in zip(*(places[number] for number in members)) for place in parts]
+    joined = tuple(_join([single[number] for number in members]) for members in alike.values())
+    return Samples(joined, np.concatenate([np.empty(0, np.intp), *order]))
+
+
+def _taken_alike(sample: Sample) -> object:
+    """Return what samples have in common whose records may be joined."""
+    case, record = sample.case, sample.record
+    numbers = [(slot, value.tobytes()) for slot, value in record.state_before.items() if value.size == 1]
+    names = (tuple(record.state_before), tuple(sample.slots_allowed))
+    arrays = (record.before, record.used, *record.state_before.values())
+    dtypes = tuple(None if array is None else array.dtype.str for array in arrays)
+    return case.rule, tuple(sorted(case.hyper.items())), record.lr, record.step, case.trace.dtype, names, tuple(numbers), dtypes
+
+
+def _places(samples: Sequence[Sample]) -> list[list[npt.NDArray[np.intp]]]:
+    """Return, for each sample, where the residuals of its parameter and of each slot stand among all."""
+    start, found = 0, []
+    for sample in samples:
+        sizes = [part.size for part in (sample.allowed, *sample.slots_allowed.values())]
+        ends = start + np.cumsum(sizes)
+        found.append([np.arange(end - size, end) for end, size in zip(ends, sizes)])
+        start = int(ends[-1])
+    return found
+
+
+def _join(samples: Sequence[Sample]) -> Sample:
+    """Return samples that are taken alike as one; what is one number for a tensor stays one."""
+    first, records = samples[0], [sample.record for sample in samples]
+
+    def joined(part: Callable[[Sample], np.ndarray | None]) -> np.ndarray:
+        return np.concatenate([array for sample in samples if (array := part(sample)) is not None])
+
+    state = {
+        slot: joined(lambda sample, slot=slot: sample.record.state_before[slot])  # type: ignore[misc]
+        if all(record.state_before[slot].size == record.before.size for record in records)
+        else value
+        for slot, value in first.record.state_before.items()
+    }
+    record = replace(
+        first.record,
+        before=joined(lambda sample: sample.record.before),
+        used_gradient=joined(lambda sample: sample.record.used),
+        after=joined(lambda sample: sample.record.after),
+        state_before=state,
+        state_after={slot: joined(lambda sample, slot=slot: sample.record.state_after[slot]) for slot in first.slots_allowed},  # type: ignore[misc]
+    )
+    slots = {slot: joined(lambda sample, slot=slot: sample.slots_allowed[slot]) for slot in first.slots_allowed}  # type: ignore[misc]
+    return Sample(first.case, record, joined(lambda sample: sample.allowed), slots)
 
 
 def _spread(records: Sequence[UpdateRecord]) -> list[UpdateRecord]:
@@ -95,11 +161,13 @@ def _finite(array: Vector) -> Vector:
     return np.where(np.isfinite(array), array, 0.0)
 
 
-def _residuals(samples: Sequence[Sample], change: Callable[[Case], Case]) -> Vector:
-    """Return all residuals over their allowances, parameters and slots one after another."""
+def _residuals(samples: Samples, change: Callable[[Case], Case]) -> Vector:
+    """Return all residuals over their allowances, record by record, parameters and slots one after another. ``change`` looks
+    at a case's rule and hyper-parameters alone.
+    """
     parts: list[Vector] = []
     with np.errstate(all="ignore"):
-        for sample in samples:
+        for sample in samples.joined:
             predicted = _predict(change(sample.case), sample.record)
             parts.append((_wide(sample.record.after) - predicted.parameter) / sample.allowed)
             for slot, allowed in sample.slots_allowed.items():
@@ -108,14 +176,16 @@ def _residuals(samples: Sequence[Sample], change: Callable[[Case], Case]) -> Vec
                 missing = np.full(actual.shape, _UNFIT)
                 parts.append(missing if expected is None else ((actual - expected) / allowed).reshape(-1))
     joined = np.concatenate([part.reshape(-1) for part in parts])
-    return np.where(np.isfinite(joined), joined, _UNFIT)
+    found = np.empty_like(joined)
+    found[samples.order] = joined
+    return np.where(np.isfinite(found), found, _UNFIT)
 
 
 def _score(residuals: Vector) -> float:
     return float(np.mean(np.log1p(np.square(np.minimum(np.abs(residuals), 1e15)))))
 
 
-def objective(samples: Sequence[Sample], changed: Sequence[Case] | None) -> float:
+def objective(samples: Samples, changed: Sequence[Case] | None) -> float:
     """Return the robust mean square of the samples' residuals, under ``changed`` cases where given."""
     by_name = {case.name: case for case in changed or ()}
     return _score(_residuals(samples, lambda case: by_name.get(case.name, case)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+
+from stepalign.coordinator.comparison.blocks import squares
 
 SAMPLED_ELEMENTS = 4096
 _NORM_NAMES = ("norm", "bn", "ln")
@@ -42,7 +45,7 @@ class UpdateRecord:
         """Return the raw gradient's L2 norm; 0 without a gradient."""
         if self.gradient_norm is not None:
             return self.gradient_norm
-        return 0.0 if self.gradient is None else float(np.linalg.norm(np.asarray(self.gradient, np.float64)))
+        return 0.0 if self.gradient is None else math.sqrt(squares(self.gradient, self.gradient)[1])
 
     @property
     def moved(self) -> bool:
