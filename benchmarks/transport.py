@@ -30,7 +30,7 @@ def transfer(elements: int, shared: bool) -> tuple[float, float]:
 
     ``shared``: through memory that both map, else as a frame. Every page of the array is read once, as comparing does.
     """
-    array = np.zeros(elements, np.float32)
+    array = np.full(elements, 2.0, np.float32)  # zeros would be one page, read again and again
     room = np.ones_like(array)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with tempfile.TemporaryDirectory(prefix="stepalign-benchmarks-") as folder:
