@@ -20,7 +20,7 @@ from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.running import checkpoints
 from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_state import Watcher
-from stepalign.coordinator.sessions.lockstep import StepPair
+from stepalign.coordinator.sessions.step_plan import StepPair
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

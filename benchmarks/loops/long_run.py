@@ -22,7 +22,7 @@ from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.running.run import run_case
 from stepalign.coordinator.running.run_state import Watcher
-from stepalign.coordinator.sessions.lockstep import StepPair
+from stepalign.coordinator.sessions.step_plan import StepPair
 
 FIRST_SAMPLE = 1000
 SAMPLES = 100

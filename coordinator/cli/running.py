@@ -31,7 +31,7 @@ from stepalign.protocol.errors import CaseError
 if TYPE_CHECKING:
     from stepalign.coordinator.comparison.comparison import StepJudgement
     from stepalign.coordinator.results.result import Result
-    from stepalign.coordinator.sessions.lockstep import StepPair
+    from stepalign.coordinator.sessions.step_plan import StepPair
 
 DEMO_CASE = Path(__file__).parent.parent / "cases" / "demo_case"
 

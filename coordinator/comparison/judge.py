@@ -36,8 +36,8 @@ from stepalign.coordinator.comparison.step_scans import Scans, relative_drift
 from stepalign.coordinator.comparison.tolerances import Tolerance
 from stepalign.coordinator.comparison.update_judge import UpdateJudge, UpdateStep
 from stepalign.coordinator.results.result import KnownDifference
-from stepalign.coordinator.sessions.lockstep import StepPair
 from stepalign.coordinator.sessions.naming import NameMap
+from stepalign.coordinator.sessions.step_plan import StepPair
 from stepalign.protocol.messages import Named, StepResult
 from stepalign.protocol.specs import Declaration
 

@@ -9,8 +9,8 @@ import numpy as np
 from stepalign.coordinator.comparison.canonical import States, canonical_state
 from stepalign.coordinator.comparison.update_judge import group_of, hyperparameters
 from stepalign.coordinator.diagnosis.update_trace import ParameterTrace, UpdateRecord
-from stepalign.coordinator.sessions.lockstep import StepPair
 from stepalign.coordinator.sessions.naming import NameMap
+from stepalign.coordinator.sessions.step_plan import StepPair
 from stepalign.protocol.messages import Named, StepResult
 from stepalign.protocol.specs import Declaration
 

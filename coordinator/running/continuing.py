@@ -23,9 +23,9 @@ from stepalign.coordinator.running.sides_record import (
     describe_sides,
     write_sides,
 )
-from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
 from stepalign.coordinator.sessions.members import both
 from stepalign.coordinator.sessions.session import Session
+from stepalign.coordinator.sessions.step_plan import StepPair, StepPlan
 from stepalign.protocol import messages
 from stepalign.protocol.errors import CaseError
 from stepalign.protocol.messages import Named

@@ -14,8 +14,8 @@ from stepalign.coordinator.comparison.canonical import canonical_arrays, canonic
 from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.results.details_json import SCHEMA, write_details_json
 from stepalign.coordinator.running.run_state import Run
-from stepalign.coordinator.sessions.lockstep import StepPair
 from stepalign.coordinator.sessions.naming import NameMap
+from stepalign.coordinator.sessions.step_plan import StepPair
 from stepalign.protocol.messages import Named
 from stepalign.protocol.specs import ModuleSpec
 

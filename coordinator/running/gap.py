@@ -16,9 +16,9 @@ from stepalign.coordinator.running.noise import beyond_noise, measure_noise, wei
 from stepalign.coordinator.running.recorder import Record, Recorder
 from stepalign.coordinator.running.run_state import Run, Watcher
 from stepalign.coordinator.running.step_judge import begin_judge
-from stepalign.coordinator.sessions.lockstep import StepPair
 from stepalign.coordinator.sessions.members import both
 from stepalign.coordinator.sessions.session import Session
+from stepalign.coordinator.sessions.step_plan import StepPair
 from stepalign.protocol.errors import StepalignError
 
 

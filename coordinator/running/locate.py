@@ -20,9 +20,9 @@ from stepalign.coordinator.comparison.comparison import Comparison, compare_valu
 from stepalign.coordinator.comparison.tolerances import tolerances
 from stepalign.coordinator.diagnosis.loss_formula import LossSite, loss_outputs
 from stepalign.coordinator.running.replay import replay_steps
-from stepalign.coordinator.sessions.lockstep import StepPair
 from stepalign.coordinator.sessions.members import Crew
 from stepalign.coordinator.sessions.naming import NameMap
+from stepalign.coordinator.sessions.step_plan import StepPair
 from stepalign.protocol.errors import StepalignError
 from stepalign.protocol.messages import Named
 

@@ -21,10 +21,10 @@ from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.cases.collection import Collection, plan_collection
 from stepalign.coordinator.comparison.canonical import canonical_state
 from stepalign.coordinator.comparison.comparison import Comparison
-from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
 from stepalign.coordinator.sessions.members import Crew
 from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.coordinator.sessions.session import Session
+from stepalign.coordinator.sessions.step_plan import StepPair, StepPlan
 from stepalign.protocol.messages import Named
 
 NOISE_FACTOR = 30.0

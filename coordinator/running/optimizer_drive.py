@@ -15,9 +15,9 @@ from stepalign.coordinator.comparison.tolerances import tolerances
 from stepalign.coordinator.results.records import StepsLog
 from stepalign.coordinator.running.recorder import Record, Recorder
 from stepalign.coordinator.running.run_state import Watcher
-from stepalign.coordinator.sessions.lockstep import StepPair
 from stepalign.coordinator.sessions.naming import NameMap, rename
 from stepalign.coordinator.sessions.optimizer_session import OptimizerSession
+from stepalign.coordinator.sessions.step_plan import StepPair
 from stepalign.protocol.errors import CaseError, WorkerFailure
 from stepalign.protocol.messages import Named, StepResult
 from stepalign.protocol.specs import Declaration

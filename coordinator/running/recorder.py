@@ -18,7 +18,7 @@ from stepalign.coordinator.running.failures import Failures
 from stepalign.coordinator.running.noise import beyond_noise
 from stepalign.coordinator.running.series import ArraySeries, FlagSeries, NumberSeries, TextSeries
 from stepalign.coordinator.running.spill import Spill
-from stepalign.coordinator.sessions.lockstep import StepPair
+from stepalign.coordinator.sessions.step_plan import StepPair
 
 KEPT_STEPS = 3
 KEPT_SIZE_BYTES = 1 << 30

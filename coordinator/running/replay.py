@@ -12,10 +12,10 @@ from typing import Callable, List, Optional, Sequence, Tuple
 
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import Case
-from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
 from stepalign.coordinator.sessions.members import Crew, both
 from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.coordinator.sessions.session import Session
+from stepalign.coordinator.sessions.step_plan import StepPair, StepPlan
 
 
 @dataclass(frozen=True)

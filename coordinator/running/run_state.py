@@ -20,9 +20,9 @@ if TYPE_CHECKING:  # what starts the workers imports this module: nothing more t
     from stepalign.coordinator.running.noise import Noise
     from stepalign.coordinator.running.recorder import Record
     from stepalign.coordinator.running.schedule import ScheduleOutcome
-    from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
     from stepalign.coordinator.sessions.members import Crew
     from stepalign.coordinator.sessions.session import Session
+    from stepalign.coordinator.sessions.step_plan import StepPair, StepPlan
     from stepalign.protocol.messages import Named, WorkerFacts
     from stepalign.protocol.specs import Declaration
     from stepalign.protocol.status import Status

@@ -23,10 +23,10 @@ from stepalign.coordinator.running.recorder import Recorder
 from stepalign.coordinator.running.repeated_log import RepeatedLog
 from stepalign.coordinator.running.run_state import Run, Watcher
 from stepalign.coordinator.running.step_judge import begin_judge
-from stepalign.coordinator.sessions.lockstep import Keeping, StepPair, StepPlan
 from stepalign.coordinator.sessions.naming import unused_patterns
 from stepalign.coordinator.sessions.session import Session
 from stepalign.coordinator.sessions.settings_check import compare_settings
+from stepalign.coordinator.sessions.step_plan import Keeping, StepPair, StepPlan
 
 LOOKED_AT_STEPS = 100
 """How many steps' batches are looked through for what a declared difference depends on."""

@@ -13,12 +13,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from stepalign.coordinator.processes.switchboard import Interrupted, Switchboard, note_fault
+from stepalign.coordinator.sessions.comparing_thread import ComparingThread
 from stepalign.coordinator.sessions.pace import Pace
+from stepalign.coordinator.sessions.step_plan import StepPair, StepPlan
 from stepalign.protocol.errors import DeadlineExceeded, ProtocolError, StepalignError, WorkerFailure
 from stepalign.protocol.messages import (
     Batch,
@@ -42,58 +44,9 @@ _KINDS_KEPT = 1024
 _TICK_S = 0.1
 WIND_DOWN_S = 5.0
 """How long an interrupted run may go on to finish the steps under way and to keep its state."""
-_AT_ONCE_S = 0.002
-"""A pair of small values is compared on the thread that listens if one of the last two took no longer: a worker that takes
-the core meanwhile makes one of them seem long.
-"""
 
 _MAY_BE_ABSENT = frozenset({"used_gradient"})
 """Kinds that a worker leaves out where they say no more than another one."""
-
-
-@dataclass(frozen=True)
-class StepPair:
-    """Both sides' results of one step: the reference's and the candidate's, and the digest of the batch that was
-    sent.
-    """
-
-    step: int
-    reference: StepResult
-    candidate: StepResult
-    batch_digest: str
-
-    def has_tensors(self) -> bool:
-        """Say whether anything but rates and losses was collected."""
-        return any(self.reference.tensors.values()) or any(self.candidate.tensors.values())
-
-    def size_bytes(self) -> int:
-        """Return how much both sides' tensors hold."""
-        sides = (self.reference, self.candidate)
-        return sum(array.nbytes for side in sides for named in side.tensors.values() for array in named.values())
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """When both sides' whole state is to be kept, and who keeps it.
-
-    ``due`` is asked before a step is sent; with True, once more because the run is being interrupted. ``keep`` gets the
-    step that the states stand before, and the states by role, on the comparing thread.
-    """
-
-    due: Callable[[bool], bool]
-    keep: Callable[[int, Dict[str, Checkpoint]], None]
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """What to run: steps ``first`` to ``last`` (exclusive), and what each step is asked to collect."""
-
-    first: int
-    last: int
-    kinds: Callable[[int], Tuple[str, ...]]
-    activations: Callable[[int], Tuple[str, ...]]
-    resync: int = 0
-    keeping: Optional[Keeping] = None
 
 
 class Lockstep:
@@ -143,7 +96,7 @@ class Lockstep:
         self._digests = {}
         with ThreadPoolExecutor(1, thread_name_prefix="stepalign-compare") as pool:
             pool.submit(int)  # its thread is there from now on, not from the first pair or state that comes to it
-            beside = _Beside(pool, self._compared, on_pair, plan.keeping)
+            beside = ComparingThread(pool, self._compared, on_pair, plan.keeping)
             try:
                 self._drive(plan, beside)
             except Interrupted:
@@ -151,7 +104,7 @@ class Lockstep:
                 raise
             self._collect_compared(wait=True)
 
-    def _drive(self, plan: StepPlan, beside: "_Beside", until: Optional[float] = None) -> None:
+    def _drive(self, plan: StepPlan, beside: ComparingThread, until: Optional[float] = None) -> None:
         while self._done < plan.last:
             self._collect_compared()
             beside.collect_kept()
@@ -159,7 +112,7 @@ class Lockstep:
                 self._send_ahead(role, plan)
             self._receive(plan, beside, until)
 
-    def _wind_down(self, plan: StepPlan, beside: "_Beside") -> None:
+    def _wind_down(self, plan: StepPlan, beside: ComparingThread) -> None:
         """Keep both sides' state where they can be brought to one step in time, and run one more step to prove it by; else
         take what came.
         """
@@ -175,7 +128,7 @@ class Lockstep:
         except StepalignError:
             return  # why it was interrupted is what counts
 
-    def _take_what_came(self, plan: StepPlan, beside: "_Beside") -> None:
+    def _take_what_came(self, plan: StepPlan, beside: ComparingThread) -> None:
         while (found := self._switchboard.poll(0)) is not None:
             self._take(*found, plan, beside)
 
@@ -260,7 +213,7 @@ class Lockstep:
             self._asked.add((role, step))
             self._switchboard.send(role, SendCheckpoint())
 
-    def _take_state(self, role: str, state: Checkpoint, beside: "_Beside") -> None:
+    def _take_state(self, role: str, state: Checkpoint, beside: ComparingThread) -> None:
         step = self._answered[role]
         if (role, step) not in self._asked:
             raise _out_of_turn(role, state)
@@ -286,7 +239,7 @@ class Lockstep:
     def _quiet(self, role: str) -> bool:
         return self._sent[role] == self._answered[role]
 
-    def _receive(self, plan: StepPlan, beside: "_Beside", until: Optional[float]) -> None:
+    def _receive(self, plan: StepPlan, beside: ComparingThread, until: Optional[float]) -> None:
         waiting = [role for role in self._roles if not self._quiet(role)]
         if not waiting:
             wait(list(self._compared)[:1], _TICK_S)
@@ -301,7 +254,7 @@ class Lockstep:
         while self._done < plan.last and (found := self._switchboard.taken_in()) is not None:
             self._take(*found, plan, beside)
 
-    def _take(self, role: str, message: Message, plan: StepPlan, beside: "_Beside") -> None:
+    def _take(self, role: str, message: Message, plan: StepPlan, beside: ComparingThread) -> None:
         """Take one message of a worker; raises what is wrong with it."""
         if isinstance(message, Checkpoint):
             self._take_state(role, message, beside)
@@ -339,46 +292,6 @@ class Lockstep:
             self._done += 1
             digest = self._digests.pop(message.step)
             beside.compare(StepPair(message.step, pair[self._roles[0]], pair[self._roles[1]], digest))
-
-
-class _Beside:
-    """What runs beside the steps, in order, on the comparing thread; small pairs, where nothing waits, on the caller's."""
-
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor,
-        compared: Deque["Future[None]"],
-        on_pair: Callable[[StepPair], None],
-        keeping: Optional[Keeping],
-    ) -> None:
-        self._pool = pool
-        self._compared = compared
-        self._on_pair = on_pair
-        self._keeping = keeping
-        self._kept: Deque["Future[None]"] = deque()
-        self._took_s = (0.0, 0.0)
-
-    def compare(self, pair: StepPair) -> None:
-        """Have a pair compared; at once, where handing it over takes longer than comparing it."""
-        if self._compared or self._kept or min(self._took_s) > _AT_ONCE_S or pair.has_tensors():
-            self._compared.append(self._pool.submit(self._timed, pair))
-        else:
-            self._timed(pair)
-
-    def _timed(self, pair: StepPair) -> None:
-        started = time.monotonic()
-        self._on_pair(pair)
-        self._took_s = (self._took_s[1], time.monotonic() - started)
-
-    def collect_kept(self) -> None:
-        """Raise what keeping a state has raised."""
-        while self._kept and self._kept[0].done():
-            self._kept.popleft().result()
-
-    def keep(self, step: int, states: Dict[str, Checkpoint]) -> None:
-        """Have the states before ``step`` kept, once all steps before it are compared."""
-        if self._keeping is not None:
-            self._kept.append(self._pool.submit(self._keeping.keep, step, states))
 
 
 def _out_of_turn(role: str, message: Message) -> Exception:

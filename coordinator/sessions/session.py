@@ -32,8 +32,9 @@ from stepalign.coordinator.processes.worker_process import WorkerProcess, Worker
 from stepalign.coordinator.recordings.playback import Playback
 from stepalign.coordinator.recordings.recording import Recording
 from stepalign.coordinator.sessions.dropout_places import shared_places
-from stepalign.coordinator.sessions.lockstep import Lockstep, StepPair, StepPlan
+from stepalign.coordinator.sessions.lockstep import Lockstep
 from stepalign.coordinator.sessions.naming import NameMap, match_names
+from stepalign.coordinator.sessions.step_plan import StepPair, StepPlan
 from stepalign.protocol import messages
 from stepalign.protocol.errors import CaseError, WorkerFailure
 from stepalign.protocol.messages import Named

@@ -14,8 +14,8 @@ from stepalign.coordinator.comparison.canonical import Pieces
 from stepalign.coordinator.comparison.comparison import StepJudgement
 from stepalign.coordinator.comparison.judge import StepJudge
 from stepalign.coordinator.comparison.tolerances import tolerances
-from stepalign.coordinator.sessions.lockstep import StepPair
 from stepalign.coordinator.sessions.naming import match_names
+from stepalign.coordinator.sessions.step_plan import StepPair
 from stepalign.protocol.messages import StepResult
 from stepalign.protocol.specs import Declaration, GroupSpec, OptimizerSpec, TensorSpec
 

@@ -22,7 +22,7 @@ from stepalign.coordinator.running.difference_map import MAX_STEPS, DifferenceMa
 from stepalign.coordinator.running.kept_record import pack_memory, pack_record, unpack_memory, unpack_record
 from stepalign.coordinator.running.recorder import Record, Recorder
 from stepalign.coordinator.running.run_state import Origin, Run
-from stepalign.coordinator.sessions.lockstep import StepPair
+from stepalign.coordinator.sessions.step_plan import StepPair
 from stepalign.protocol.messages import Named, StepResult
 from stepalign.protocol.tensors import digest
 

@@ -18,12 +18,10 @@ from stepalign.coordinator.sessions.lockstep import (
     LEAD_SIZE_BYTES,
     MAX_LEAD,
     TOGETHER_SIZE_BYTES,
-    Keeping,
     Lockstep,
-    StepPair,
-    StepPlan,
 )
 from stepalign.coordinator.sessions.session import Session
+from stepalign.coordinator.sessions.step_plan import Keeping, StepPair, StepPlan
 from stepalign.protocol.errors import DeadlineExceeded, ProtocolError, WorkerFailure
 from stepalign.protocol.messages import (
     Batch,

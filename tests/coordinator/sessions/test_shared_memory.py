@@ -11,8 +11,8 @@ import pytest
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.loading import load_case
 from stepalign.coordinator.processes import worker_process
-from stepalign.coordinator.sessions.lockstep import StepPair, StepPlan
 from stepalign.coordinator.sessions.session import Session
+from stepalign.coordinator.sessions.step_plan import StepPair, StepPlan
 from stepalign.protocol.errors import ProtocolError
 
 from ..real_cases import PADDLE_SIDE, TORCH_SIDE, stepalign, write_case
