@@ -55,25 +55,30 @@ KERNEL double OF_TYPE(spread)(const REAL *restrict ours, const REAL *restrict th
     return (double)REAL_OF(peak);
 }
 
-/* Add |theirs - ours|^2 and |ours|^2 of each block to sums[0] and sums[1]. */
-KERNEL void OF_TYPE(squares)(const REAL *ours, const REAL *theirs, int64_t size, int64_t block, double *sums)
+/* Add |b - a|^2, differences rounded to REAL, and |a|^2 to the lanes. */
+INLINE void OF_TYPE(add_squares)(const REAL *restrict a, const REAL *restrict b, int count, double *restrict apart,
+                                 double *restrict own)
 {
-    for (int64_t start = 0; start < size; start += block) {
-        const REAL *restrict a = ours + start, *restrict b = theirs + start;
-        const int64_t count = size - start < block ? size - start : block;
-        double apart[LANES] = {0}, own[LANES] = {0};
-        int64_t i = 0;
-        for (; i + LANES <= count; i += LANES)
-            for (int lane = 0; lane < LANES; lane++) {
-                const double d = (double)(REAL)(b[i + lane] - a[i + lane]), x = (double)a[i + lane];
-                apart[lane] += d * d;
-                own[lane] += x * x;
-            }
-        for (int lane = 0; i + lane < count; lane++) {
+    int i = 0;
+    for (; i + LANES <= count; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
             const double d = (double)(REAL)(b[i + lane] - a[i + lane]), x = (double)a[i + lane];
             apart[lane] += d * d;
             own[lane] += x * x;
         }
+    for (int lane = 0; i + lane < count; lane++) {
+        const double d = (double)(REAL)(b[i + lane] - a[i + lane]), x = (double)a[i + lane];
+        apart[lane] += d * d;
+        own[lane] += x * x;
+    }
+}
+
+/* Add |theirs - ours|^2 and |ours|^2 of each block to sums[0] and sums[1]. */
+KERNEL void OF_TYPE(squares)(const REAL *ours, const REAL *theirs, int64_t size, int64_t block, double *sums)
+{
+    for (int64_t start = 0; start < size; start += block) {
+        double apart[LANES] = {0}, own[LANES] = {0};
+        OF_TYPE(add_squares)(ours + start, theirs + start, (int)(size - start < block ? size - start : block), apart, own);
         sums[0] += in_order(apart);
         sums[1] += in_order(own);
     }

@@ -50,24 +50,6 @@ KERNEL void OF_TYPE(turn)(const REAL *restrict from, REAL *restrict to, int64_t 
         OF_TYPE(turn_rows)(from, to + first * rows, columns, rows, first, columns - first < WINDOW ? columns : first + WINDOW);
 }
 
-/* Add the squares of one tile's differences, rounded to REAL, and of the reference to the lanes. */
-INLINE void OF_TYPE(add_squares)(const REAL *restrict a, const REAL *restrict b, int width, double *restrict apart,
-                                 double *restrict own)
-{
-    int i = 0;
-    for (; i + LANES <= width; i += LANES)
-        for (int lane = 0; lane < LANES; lane++) {
-            const double d = (double)(REAL)(b[i + lane] - a[i + lane]), x = (double)a[i + lane];
-            apart[lane] += d * d;
-            own[lane] += x * x;
-        }
-    for (int lane = 0; i + lane < width; lane++) {
-        const double d = (double)(REAL)(b[i + lane] - a[i + lane]), x = (double)a[i + lane];
-        apart[lane] += d * d;
-        own[lane] += x * x;
-    }
-}
-
 /* Take in one block that starts at element `start`. */
 INLINE void OF_TYPE(scan_block)(const REAL *restrict a, const REAL *restrict b, int64_t start, int64_t count, int squares,
                                 BITS *farthest, scanned *found)
