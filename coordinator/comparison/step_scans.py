@@ -36,8 +36,8 @@ class Scans:
         self._known = {}
 
     def of(self, pair: Tuple[Arrays, Arrays], name: str) -> Optional[Scan]:
-        """Return the scan of what both sides have under ``name``; None where there is none."""
-        ours, theirs = as_stored(pair[0], name), as_stored(pair[1], name)
+        """Return the scan of what both sides have under ``name``; None where there is none. Nothing is read for it."""
+        ours, theirs = (side.parts.get(name) if isinstance(side, Pieces) else side.get(name) for side in pair)
         return None if ours is None or theirs is None else self._find(ours, theirs)
 
     def _find(self, ours: np.ndarray, theirs: np.ndarray) -> Optional[Scan]:
