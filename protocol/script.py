@@ -21,7 +21,6 @@ from stepalign.protocol.errors import CaseError
 PAYLOAD_NAME = "payload.pyz"
 """The archive that a worker runs from: its frames say nothing to a user."""
 
-
 @dataclass(frozen=True)
 class CaseView:
     """The case as a script sees it: ``build(case)``, ``schedule(case)`` and data.py's ``batches(case)`` get one."""
@@ -119,11 +118,13 @@ def trim_traceback(error: BaseException, folder: Path) -> str:
     A SyntaxError shows its place by itself.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [index for index, frame in enumerate(frames) if _is_below(frame.filename, folder)]
+    inside = [
+        index
+        for index, frame in enumerate(frames)
+        if _is_below(frame.filename, folder) and not _is_own(frame.filename)
+    ]
     if inside:
-        frames = traceback.StackSummary.from_list(
-            [frame for frame in frames[inside[0] :] if PAYLOAD_NAME not in frame.filename]
-        )
+        frames = traceback.StackSummary.from_list([frame for frame in frames[inside[0] :] if not _is_own(frame.filename)])
     elif isinstance(error, SyntaxError):
         frames = traceback.StackSummary()
     lines = [
@@ -132,6 +133,14 @@ def trim_traceback(error: BaseException, folder: Path) -> str:
         *traceback.format_exception_only(type(error), error),
     ]
     return "".join(lines)
+
+
+def _is_own(filename: str) -> bool:
+    """Say whether a frame is ours: of the archive, or of where the archive's code was compiled."""
+    compiled_at = os.path.dirname(os.path.dirname(_is_own.__code__.co_filename))
+    return PAYLOAD_NAME in filename or filename.startswith(
+        tuple(os.path.join(compiled_at, name, "") for name in ("protocol", "workers"))
+    )
 
 
 def _is_below(filename: str, folder: Path) -> bool:

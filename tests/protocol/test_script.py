@@ -157,6 +157,20 @@ def test_a_traceback_begins_at_the_first_frame_in_the_case(write: Any, tmp_path:
     assert "in build" in frames[0] and "in helper" in frames[1] and "json" in frames[2]
 
 
+@pytest.mark.parametrize("package", ["protocol", "workers"])
+def test_frames_of_ours_between_the_users_own_are_left_out(write: Any, tmp_path: Path, package: str) -> None:
+    ours: dict[str, Any] = {}
+    name = Path(call_script.__code__.co_filename).parents[1] / package / "between.py"
+    exec(compile("def between(call):\n    return call()\n", str(name), "exec"), ours)
+    path = write("def build(through):\n    return through(helper)\ndef helper():\n    return [][0]\n")
+    build = load_script(path, tmp_path).build
+    for folder in (tmp_path, name.parents[1]):  # the case may lie where the tool is installed, or the other way round
+        with pytest.raises(ScriptError) as caught:
+            call_script("build", folder, lambda: build(ours["between"]))
+        assert "between.py" not in caught.value.trimmed
+        assert call_script.__code__.co_filename not in caught.value.trimmed
+
+
 def test_a_traceback_without_a_frame_in_the_case_is_whole(tmp_path: Path) -> None:
     with pytest.raises(ScriptError) as caught:
         call_script("step 3", tmp_path, lambda: [][0])

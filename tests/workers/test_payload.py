@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import py_compile
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -44,8 +47,57 @@ def test_the_archive_holds_protocol_and_workers_and_nothing_else(payload: Path) 
     for name in ("protocol", "workers"):
         for file in (ROOT / name).rglob("*.py"):
             if "_root" not in file.parts:
-                expected.add(f"stepalign/{file.relative_to(ROOT).as_posix()}")
+                place = f"stepalign/{file.relative_to(ROOT).as_posix()}"
+                expected |= {place, f"{place}c"}
     assert names == expected
+
+
+RUNTIME = "stepalign/workers/plain_state.py"
+WHERE_FROM = "import sys; sys.path.insert(0, sys.argv[1]); import stepalign.workers.plain_state as m; print(m.__file__)"
+
+
+def imported_from(payload: Path) -> str:
+    """Return the file of the archive that another process takes a module from."""
+    done = subprocess.run([sys.executable, "-c", WHERE_FROM, payload], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_a_worker_of_the_same_python_takes_what_is_compiled(payload: Path) -> None:
+    assert imported_from(payload) == f"{payload}/{RUNTIME}c"
+
+
+def test_a_worker_of_another_python_takes_the_source(payload: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.pyz"
+    with zipfile.ZipFile(payload) as archive, zipfile.ZipFile(other, "w") as changed:
+        for name in archive.namelist():
+            content = archive.read(name)
+            changed.writestr(name, b"\0\0\r\n" + content[4:] if name.endswith("c") else content)
+    assert imported_from(other) == f"{other}/{RUNTIME}"
+
+
+def test_code_of_an_older_source_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "workers" / "plain_state.py"
+    module.parent.mkdir()
+    (module.parent / "__init__.py").write_text("", encoding="utf-8")
+    module.write_text("OLD = 1\n", encoding="utf-8")
+    py_compile.compile(str(module))
+    module.write_text("NEWER = 2\n", encoding="utf-8")
+    monkeypatch.setattr("stepalign.coordinator.processes.payload._workers_folder", lambda: module.parent)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    write_payload(tmp_path / "without.pyz")
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    write_payload(tmp_path / "with.pyz")
+    with zipfile.ZipFile(tmp_path / "without.pyz") as archive:
+        assert f"{RUNTIME}c" not in archive.namelist()
+    with zipfile.ZipFile(tmp_path / "with.pyz") as archive:
+        assert b"NEWER" in archive.read(f"{RUNTIME}c")
+    assert imported_from(tmp_path / "with.pyz") == f"{tmp_path}/with.pyz/{RUNTIME}c"
+
+
+def test_where_nothing_can_be_kept_the_sources_alone_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", "/proc/nowhere")
+    write_payload(tmp_path / "payload.pyz")
+    assert imported_from(tmp_path / "payload.pyz") == f"{tmp_path}/payload.pyz/{RUNTIME}"
 
 
 def test_sources_from_before_the_age_of_zip_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
