@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -111,7 +113,16 @@ def import_twin(framework: str) -> Any:
             f"{sys.executable} cannot import {module}: {type(error).__name__}: {error}. "
             f"Make the environment anew with: stepalign env create {framework} --recreate"
         ) from error
+    _end_quietly()
     return importlib.import_module(f"stepalign.workers.{framework}_worker.adapter")
+
+
+def _end_quietly() -> None:
+    """Have SIGTERM end this process without a word, as it did before the import, unless the user's code handles it: paddle
+    writes a crash report, which would stand in the log of whichever side is stopped because the other one failed.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, None):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def prepare(twin: Any, configuration: messages.Configure) -> None:

@@ -239,6 +239,19 @@ def test_sides_with_different_parameters_list_the_nearest_names(tmp_path: Path) 
     assert "torch only:  fc1.weight" in message and "paddle only: dense1.weight" in message and "rename" in message
 
 
+def test_a_side_that_is_stopped_because_a_run_failed_ends_without_a_crash_report(tmp_path: Path) -> None:
+    ended = run(write_case(tmp_path / "names", paddle=PADDLE_SIDE.replace("self.fc1", "self.dense1")))
+    assert [(ended.folder / f"{side}.log").read_text() for side in ("torch", "paddle")] == ["", ""]
+    assert "SIGTERM" not in ended.stderr
+
+
+def test_a_side_that_tidies_up_when_it_is_stopped_may_do_so(tmp_path: Path) -> None:
+    tidy = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(print('tidied up')))\n"
+    ended = run(write_case(tmp_path / "names", paddle=tidy + PADDLE_SIDE.replace("self.fc1", "self.dense1")))
+    assert ended.code == 2
+    assert (ended.folder / "paddle.log").read_text().startswith("tidied up\n")
+
+
 def test_a_data_script_with_too_few_batches_says_how_many_it_gave(tmp_path: Path) -> None:
     case = write_case(tmp_path / "few")
     (case / "data.py").write_text((case / "data.py").read_text().replace("range(case.steps)", "range(2)"))
