@@ -9,14 +9,10 @@ import gc
 import os
 import shutil
 import signal
-import stat
 import sys
 import tempfile
-import threading
 import time
-import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +24,12 @@ import zmq
 from stepalign.coordinator.environments import managed
 from stepalign.coordinator.processes.stopping import stop_workers
 from stepalign.coordinator.processes.switchboard import Switchboard
-from stepalign.coordinator.processes.worker_process import WorkerProcess, WorkerSpec
+from stepalign.coordinator.processes.worker_process import WorkerSpec
 from stepalign.coordinator.sessions.session import Member
 from stepalign.protocol.errors import StepalignError
 
-DOUBLES = Path(__file__).parent / "doubles"
-MARK = f"STEPALIGN_TESTS_{uuid.uuid4().hex}"
-"""A name in the environment of everything that this test session starts, however far removed."""
+from .belongings import MARK, Belongings
+from .doubles.stage import DOUBLES, NUMPY_SIDE, Stage, double_spec
 
 GRACE_S = 3.0
 
@@ -96,103 +91,6 @@ def list_left(private_temporary_folder: Path) -> Callable[[], list[str]]:
     return lambda: Belongings.now(private_temporary_folder).since(before)
 
 
-@dataclass(frozen=True)
-class Belongings:
-    """What this process has, and what was started by it."""
-
-    processes: frozenset[tuple[int, str]]
-    threads: frozenset[threading.Thread]
-    open_files: Mapping[int, str]
-    temporary: frozenset[str]
-    shared_memory: frozenset[str]
-
-    @staticmethod
-    def now(folder: Path) -> Belongings:
-        return Belongings(
-            frozenset(_processes()),
-            frozenset(threading.enumerate()),
-            _open_files(),
-            frozenset(_temporary(folder)),
-            frozenset(_shared_memory()),
-        )
-
-    def since(self, before: Belongings) -> list[str]:
-        """Describe what came to be since ``before``."""
-        pids = {pid for pid, _ in before.processes}
-        return (
-            [f"process {pid}: {what}" for pid, what in sorted(self.processes) if pid not in pids]
-            + [f"thread {thread.name}" for thread in self.threads - before.threads]
-            + [
-                f"file descriptor {number}: {target}"
-                for number, target in self.open_files.items()
-                if before.open_files.get(number) != target
-            ]
-            + [f"temporary {path}" for path in sorted(self.temporary - before.temporary)]
-            + [f"shared memory {path}" for path in _ownerless(self.shared_memory - before.shared_memory)]
-        )
-
-
-def _processes() -> Iterator[tuple[int, str]]:
-    """List all living descendants, orphans too, and our own children that nobody reaped."""
-    own, mark = os.getpid(), f"{MARK}=".encode()
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == own:
-            continue
-        try:
-            with open(f"/proc/{entry}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-            with open(f"/proc/{entry}/environ", "rb") as file:
-                marked = mark in file.read()
-            if marked or int(fields[1]) == own:
-                with open(f"/proc/{entry}/cmdline", "rb") as file:
-                    words = file.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-                yield int(entry), f"{fields[0].decode()} {words[:200]}"
-        except OSError:
-            continue
-
-
-def _open_files() -> dict[int, str]:
-    found = {}
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
-        except OSError:
-            continue
-    return {number: target for number, target in found.items() if not target.startswith(("/proc/", "/dev/urandom"))}
-
-
-def _temporary(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        try:
-            if path.name.startswith("stepalign") or stat.S_ISSOCK(path.lstat().st_mode):
-                yield str(path)
-        except OSError:
-            continue
-
-
-def _shared_memory() -> Iterator[str]:
-    if os.path.isdir("/dev/shm"):
-        yield from (f"/dev/shm/{name}" for name in os.listdir("/dev/shm"))
-
-
-def _ownerless(paths: Collection[str]) -> list[str]:
-    """Leave out what another program of this machine holds: a process that this session did not start."""
-    if not paths:
-        return []
-    ours = {os.getpid(), *(pid for pid, _ in _processes())}
-    used = "".join(_mapped(int(entry)) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) not in ours)
-    return [path for path in sorted(paths) if path not in used and os.path.exists(path)]
-
-
-def _mapped(pid: int) -> str:
-    """Return the files that a process has mapped or open; nothing of one that is gone."""
-    try:
-        opened = [os.readlink(f"/proc/{pid}/fd/{entry}") for entry in os.listdir(f"/proc/{pid}/fd")]
-        return "\n".join((Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace"), *opened))
-    except OSError:
-        return ""
-
-
 def _start_zmq_garbage_collector() -> None:
     """Send once without copying: pyzmq then keeps one thread and its sockets for the rest of the process's life."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -242,9 +140,6 @@ def reprod_python() -> Path:
 
 
 # ---------------------------------------------------------------------------------------------- cases
-
-NUMPY_SIDE = (DOUBLES / "numpy_side.py").read_text(encoding="utf-8")
-"""A side's script for the numpy double: the model is a dict of arrays, the loss gives its gradients along."""
 
 CaseMaker = Callable[..., Path]
 
@@ -304,55 +199,6 @@ def make_case(tmp_path: Path) -> CaseMaker:
 
 
 # ---------------------------------------------------------------------------------------------- doubles
-
-
-@dataclass
-class Stage:
-    """A switchboard with doubles on it. What it started is ended with the test."""
-
-    folder: Path
-    private: Path
-    switchboard: Switchboard
-    workers: dict[str, WorkerProcess] = field(default_factory=dict)
-
-    def start(
-        self,
-        role: str = "torch",
-        fault: str = "",
-        framework: str = "",
-        env: Mapping[str, str] | None = None,
-        payload: Path = DOUBLES / "numpy_worker.py",
-    ) -> WorkerProcess:
-        """Start a worker as ``role``: the numpy double, or what ``payload`` is.
-
-        ``fault`` is what the double does wrong, see `tests/doubles/numpy_worker.py`.
-        """
-        worker = WorkerProcess(
-            double_spec(self.folder, role, fault, framework, env),
-            payload,
-            self.switchboard.endpoint,
-            self.private,
-        )
-        self.workers[role] = worker
-        self.switchboard.add(worker)
-        return worker
-
-    def note(self, role: str = "torch") -> Path:
-        """The file that a double writes its pid, and its children's, to right before it does something wrong."""
-        return self.folder / f"{role}.note"
-
-
-def double_spec(
-    folder: Path, role: str, fault: str = "", framework: str = "", env: Mapping[str, str] | None = None
-) -> WorkerSpec:
-    """Return what starts a double."""
-    return WorkerSpec(
-        role=role,
-        framework=framework or role,
-        interpreter=Path(sys.executable),
-        log=folder / f"{role}.log",
-        env={"STEPALIGN_DOUBLE": fault, "STEPALIGN_DOUBLE_NOTE": str(folder / f"{role}.note"), **(env or {})},
-    )
 
 
 @pytest.fixture

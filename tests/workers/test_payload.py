@@ -33,8 +33,10 @@ RAISES = "raise RuntimeError('a file of the working directory was imported')\n"
 
 
 @pytest.fixture
-def payload(tmp_path: Path) -> Path:
-    """Return a written payload."""
+def payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a written payload, its modules compiled anew."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "compiled"))
     write_payload(tmp_path / "payload.pyz")
     return tmp_path / "payload.pyz"
 
@@ -84,6 +86,7 @@ def test_code_of_an_older_source_is_not_taken(tmp_path: Path, monkeypatch: pytes
     module.write_text("NEWER = 2\n", encoding="utf-8")
     monkeypatch.setattr("stepalign.coordinator.processes.payload._workers_folder", lambda: module.parent)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
     write_payload(tmp_path / "without.pyz")
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     write_payload(tmp_path / "with.pyz")
@@ -95,6 +98,7 @@ def test_code_of_an_older_source_is_not_taken(tmp_path: Path, monkeypatch: pytes
 
 
 def test_where_nothing_can_be_kept_the_sources_alone_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     monkeypatch.setattr(sys, "pycache_prefix", "/proc/nowhere")
     write_payload(tmp_path / "payload.pyz")
     assert imported_from(tmp_path / "payload.pyz") == f"{tmp_path}/payload.pyz/{RUNTIME}"

@@ -58,7 +58,7 @@ def run_doubles(make_case: Any, members: Any, side: str) -> list[StepPair]:
 
 
 def test_a_worker_that_points_beyond_its_memory_broke_the_protocol(make_case: Any, make_members: Any) -> None:
-    from ...conftest import NUMPY_SIDE
+    from ...doubles.stage import NUMPY_SIDE
 
     with pytest.raises(ProtocolError, match=r"torch worker broke the protocol: StepResult.tensors.parameter.fc.bias: .* inside"):
         run_doubles(make_case, make_members(torch="StepResult:1=beyond_memory", memory_mib=1), NUMPY_SIDE)
@@ -67,7 +67,7 @@ def test_a_worker_that_points_beyond_its_memory_broke_the_protocol(make_case: An
 def test_where_the_system_gives_no_memory_everything_travels_as_frames(
     make_case: Any, make_members: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ...conftest import NUMPY_SIDE
+    from ...doubles.stage import NUMPY_SIDE
 
     def refuse(size_bytes: int) -> None:
         raise OSError(27, "File too large")
@@ -79,7 +79,7 @@ def test_where_the_system_gives_no_memory_everything_travels_as_frames(
 def test_a_workers_children_inherit_neither_the_files_nor_their_pages(
     make_case: Any, make_members: Any, tmp_path: Path
 ) -> None:
-    from ...conftest import NUMPY_SIDE
+    from ...doubles.stage import NUMPY_SIDE
 
     found = tmp_path / "found"
     looking = f"""
