@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from stepalign.coordinator.diagnosis import array_fit as fit
+from stepalign.coordinator.diagnosis.activation_bounds import explain_bounds
 from stepalign.coordinator.diagnosis.activation_layout import explain_layout
 from stepalign.coordinator.diagnosis.array_fit import Array
 from stepalign.coordinator.diagnosis.cause import Category, Cause
@@ -63,6 +64,7 @@ def explain_activation(
         causes.extend(_epsilon(where, torch_module, paddle_module, inputs, ours, theirs, before))
     causes.extend(_slope(where, ours, theirs, noise))
     if before > noise:
+        causes.extend(explain_bounds(where, ours, theirs, noise))
         causes.extend(_factor_or_offset(where, torch_module, ours, theirs, before, noise))
         causes.extend(_statistics(where, torch_module, ours, theirs, before, noise))
         causes.extend(explain_layout(where, ours, theirs, before, noise))

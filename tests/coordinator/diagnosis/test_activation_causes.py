@@ -67,6 +67,30 @@ def test_a_leaky_slope_is_found_with_and_without_the_input(ours: float, theirs: 
     assert first("LeakyReLU", torch, paddle, X if known else None) == "negative_slope"
 
 
+@pytest.mark.parametrize(
+    ("least", "greatest", "shown"),
+    [(-1.0, 1.5, "[-1, 1.5]"), (None, 0.5, "(-inf, 0.5]"), (-0.25, None, "[-0.25, inf)")],
+)
+@pytest.mark.parametrize("side", ["torch", "paddle"])
+def test_values_that_one_side_holds_to_bounds_are_told_with_them(
+    least: float | None, greatest: float | None, shown: str, side: str
+) -> None:
+    held, free = noisy(np.clip(X, least, greatest)), X
+    cause = explain("Linear", *((held, free) if side == "torch" else (free, held)))[0]
+    beyond = np.count_nonzero(np.clip(X, least, greatest) != X)
+    assert cause.code == "clamped"
+    assert f"{side}'s values are" in cause.evidence and f"held to {shown} ({beyond} of {X.size}" in cause.evidence
+    assert ("look for clip" in cause.fix) == (side == "paddle")
+
+
+def test_two_values_that_differ_by_chance_are_no_bounds() -> None:
+    torch = X.copy()
+    torch.flat[[5, 77]] = 40.0, 50.0
+    assert "clamped" not in [cause.code for cause in explain("Linear", torch, X)]
+    assert "clamped" not in [cause.code for cause in explain("Linear", 3 * X, np.tanh(X))]
+    assert "clamped" not in [cause.code for cause in explain("Linear", X, np.maximum(X, 0.0))]
+
+
 @pytest.mark.parametrize("kind", ["softmax", "log_softmax"])
 def test_a_softmax_over_another_axis_is_found(kind: str) -> None:
     def over(axis: int) -> np.ndarray:
