@@ -6,7 +6,7 @@ from typing import Dict, List, Optional, Tuple
 
 from stepalign.coordinator.comparison.canonical import Arrays
 from stepalign.coordinator.comparison.comparison import Comparison, compare_values
-from stepalign.coordinator.comparison.screening import complete_worst
+from stepalign.coordinator.comparison.screening import Screened, complete_worst
 from stepalign.coordinator.comparison.step_scans import Scans, as_stored
 from stepalign.coordinator.sessions.naming import NameMap
 
@@ -18,7 +18,7 @@ class PieceComparer:
         self._scans = scans
         self.allow_nonfinite = allow_nonfinite
         self._paddle_names = {piece.name: piece.paddle.tensor for piece in names.pieces}
-        self._compared: Dict[Tuple[str, str], Tuple[Arrays, Arrays, str]] = {}
+        self._screened: Dict[int, Screened] = {}
 
     def compare(
         self,
@@ -37,17 +37,16 @@ class PieceComparer:
         theirs = f"{paddle_name(tensor, tensor)}/{slot}" if slash else paddle_name(name, name)
         exact = kind == "initial_parameter"
         ours, others = as_stored(pair[0], key), as_stored(pair[1], key)
-        if ours is not None and others is not None:
-            self._compared[kind, name] = (*pair, key)
         scanned = self._scans.of(pair, key)
         if scanned is None or not scanned.within(atol):
             ours, others = pair[0].get(key), pair[1].get(key)
-        return compare_values(step, kind, name, theirs, ours, others, rtol, atol, self.allow_nonfinite, exact, scanned)
+        found = compare_values(step, kind, name, theirs, ours, others, rtol, atol, self.allow_nonfinite, exact, scanned)
+        if found.measures is not None and not found.measures.complete:
+            self._screened[id(found.measures)] = Screened(found.measures, pair, key)
+        return found
 
     def complete(self, comparisons: List[Comparison]) -> List[Comparison]:
         """Measure the worst of each kind in full, and forget the step's arrays."""
-        if not self._compared:
-            return comparisons
-        completed = complete_worst(comparisons, self._compared)
-        self._compared = {}
+        completed = complete_worst(comparisons, self._screened) if self._screened else comparisons
+        self._screened = {}
         return completed

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, List, Mapping, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Tuple
 
 import numpy as np
 
 from stepalign.coordinator.comparison.blocks import elements_outside
 from stepalign.coordinator.comparison.comparison import Comparison, nearness
-from stepalign.coordinator.comparison.measures import measure
+from stepalign.coordinator.comparison.measures import Measures, measure
 
 Arrays = Mapping[str, np.ndarray]
 
 
-def complete_worst(
-    comparisons: List[Comparison], compared: Mapping[Tuple[str, str], Tuple[Arrays, Arrays, str]]
-) -> List[Comparison]:
+class Screened(NamedTuple):
+    """What a screen measured, and where both sides' arrays are found, under which key. A tensor may be screened twice in a
+    step: a gradient as backward left it, and as the optimizer used it.
+    """
+
+    measures: Measures
+    pair: Tuple[Arrays, Arrays]
+    key: str
+
+
+def complete_worst(comparisons: List[Comparison], screened: Mapping[int, Screened]) -> List[Comparison]:
     """Measure in full, of each kind, the comparison that came nearest to its tolerance; the others were screened.
 
-    ``compared`` says, by kind and name, where both sides' arrays are found, and under which key.
+    ``screened`` goes by the identity of a comparison's measures.
     """
     worst: Dict[str, int] = {}
     for number, item in enumerate(comparisons):
@@ -30,9 +38,10 @@ def complete_worst(
     completed = list(comparisons)
     for number in worst.values():
         item = comparisons[number]
-        if item.measures is not None and not item.measures.complete and (item.kind, item.name) in compared:
-            torch, paddle, key = compared[item.kind, item.name]
-            completed[number] = replace(item, measures=measure(torch[key], paddle[key], item.rtol, item.atol))
+        found = screened.get(id(item.measures))
+        if found is not None:
+            torch, paddle = (side[found.key] for side in found.pair)
+            completed[number] = replace(item, measures=measure(torch, paddle, item.rtol, item.atol))
     return completed
 
 

@@ -48,7 +48,8 @@ def _recording(clip: Any, names: Any, used: Arrays, room: Room) -> Any:
         clipped: List[Tuple[Any, Any]] = clip(pairs)
         for parameter, gradient in clipped:
             if gradient is not None:
-                used[names[id(parameter)]] = to_numpy(gradient, room)
+                whole = gradient if parameter.shape else gradient.reshape([])  # a clip by the global norm makes [] to [1]
+                used[names[id(parameter)]] = to_numpy(whole, room)
         return clipped
 
     return clip_and_record

@@ -120,6 +120,28 @@ def test_clipping_after_backward_runs_on_both_sides(tmp_path: Path) -> None:
     assert ended.result["causes"][0]["category"] == "gradient_clipping"
 
 
+def test_a_scalar_parameter_is_clipped_by_the_global_norm_like_any_other(tmp_path: Path) -> None:
+    torch = TORCH_SIDE.replace(
+        "self.fc2 = nn.Linear(6, 3)", "self.fc2 = nn.Linear(6, 3)\n        self.scale = nn.Parameter(torch.tensor(1.5))"
+    )
+    torch = torch.replace("return self.fc2(", "return self.scale * self.fc2(").replace(
+        "scheduler=make_scheduler(optimizer))",
+        "scheduler=make_scheduler(optimizer),\n"
+        "        after_backward=lambda m: nn.utils.clip_grad_norm_(m.parameters(), 0.1))",
+    )
+    paddle = PADDLE_SIDE.replace(
+        "self.fc2 = nn.Linear(6, 3)",
+        "self.fc2 = nn.Linear(6, 3)\n"
+        "        self.scale = self.create_parameter([], default_initializer=nn.initializer.Constant(1.5))",
+    )
+    paddle = paddle.replace("return self.fc2(", "return self.scale * self.fc2(").replace(
+        "weight_decay=0.01", "weight_decay=0.01, grad_clip=nn.ClipGradByGlobalNorm(0.1)"
+    )
+    ended = run(write_case(tmp_path / "scalar", torch=torch, paddle=paddle))
+    assert ended.code == 0, ended.stdout
+    assert {item["code"] for item in ended.result["known_differences"]} <= {"clip_norm_epsilon"}
+
+
 def test_a_scheduler_can_be_stepped_with_the_loss(tmp_path: Path) -> None:
     torch = TORCH_SIDE.replace(
         "torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)",
@@ -289,7 +311,9 @@ def test_a_worker_that_dies_leaves_the_finished_steps_and_its_name(tmp_path: Pat
 
 
 def test_a_run_is_replayed_from_its_folder_to_a_step_bit_by_bit(tmp_path: Path) -> None:
-    ended = run(write_case(tmp_path / "again", paddle=PADDLE_SIDE.replace("nn.functional.relu(", "nn.functional.gelu(")))
+    ended = run(
+        write_case(tmp_path / "again", paddle=PADDLE_SIDE.replace("nn.functional.relu(", "nn.functional.gelu("))
+    )
     replayed = stepalign("replay", ended.folder, "--step", "2", "--json", cwd=tmp_path)
     assert replayed.code == 1
     assert replayed.result["unlike_the_run"] == []
