@@ -298,7 +298,7 @@ def _own_attributes(pairs: Sequence[ModulePair]) -> Iterator[Finding]:
             if not same_value(ours[key], theirs[key]) and type(ours[key]) is type(theirs[key]):
                 differing.setdefault((key, ours[key], theirs[key]), []).append((torch, paddle))
     for (key, ours_value, theirs_value), found in sorted(differing.items(), key=lambda item: item[0][0]):
-        paths = names(p.path for _, p in found)
+        paths = names(p.path or "the model itself" for _, p in found)
         evidence = f"attribute {key} is {number(ours_value)} in torch and {number(theirs_value)} in paddle at {paths}"
         fix = f"give {paths} of the paddle model the value {number(ours_value)}"
         epsilon = key == "eps" and abs(as_float(ours_value) - as_float(theirs_value)) > _ABSOLUTE_EPSILON

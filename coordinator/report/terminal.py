@@ -133,6 +133,8 @@ def _sections(result: Result) -> Iterable[tuple[str, list[Text]]]:
     yield say("NEXT"), [_line(text) for text in wording.next_steps(result)]
     if result.known_differences:
         yield say("KNOWN"), _listed([group.line for group in wording.known_groups(result.known_differences)])
+    if hints := wording.noted(result):
+        yield say("NOTED"), _listed([say("declared otherwise, which this run cannot show:"), *hints])
     if result.resumed is not None:
         yield say("RESUMED"), [_line(wording.resumed_line(result.resumed))]
     if "schedules" in result.compared:

@@ -178,6 +178,16 @@ class KnownGroup:
         return f"{kind_words(self.code)} ({where}){say(': ')}{say(self.evidence, 'causes')}"
 
 
+def noted(result: Result) -> list[str]:
+    """Return what the sides declare otherwise that this run cannot show, each with its fix; where the sides diverged, nothing:
+    there the causes come first.
+    """
+    if result.verdict not in (Verdict.ALIGNED, Verdict.INCONCLUSIVE):
+        return []
+    hints = [finding.cause for finding in result.findings if not finding.matters]
+    return [f"{say(cause.evidence, 'causes')}{say('. Fix: ')}{say(cause.fix, 'causes')}" for cause in hints]
+
+
 def known_groups(differences: tuple[KnownDifference, ...]) -> list[KnownGroup]:
     """Merge known differences by their code, in the order in which the codes first appear."""
     merged: dict[str, list[KnownDifference]] = {}
@@ -255,7 +265,8 @@ def _next_steps(result: Result) -> list[str]:
     if result.verdict is Verdict.ALIGNED:
         alone = is_schedule_only(result) or is_optimizer_only(result)
         table = "" if alone else "; losses.md is the table for the pull request"
-        return [f"Nothing to mend{table}."]
+        shown = " in what this run shows" if noted(result) else ""
+        return [f"Nothing to mend{shown}{table}."]
     if result.verdict is Verdict.INCONCLUSIVE:
         return [
             (

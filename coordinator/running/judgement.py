@@ -21,6 +21,7 @@ from stepalign.coordinator.running.verdict import (
     divergence_of,
 )
 from stepalign.protocol.errors import StepalignError
+from stepalign.protocol.specs import Declaration
 
 
 def judge_run(run: Run, watcher: Watcher) -> None:
@@ -59,6 +60,30 @@ def judge_run(run: Run, watcher: Watcher) -> None:
         run.divergence = divergence_of(run.schedule.failures[0])
         run.causes = run.schedule.causes()
         run.inconclusive = False
+        return
+    run.warnings += _untested_clipping(run)
+
+
+def _untested_clipping(run: Run) -> List[str]:
+    """Return a warning where clipping is declared and no gradient came to its limit; what was before an interruption is not
+    known.
+    """
+    clips = {side: _clip_of(declaration) for side, declaration in run.declarations.items()}
+    if run.record.clipped or not run.record.counts.get("gradient") or run.resumed is not None or not any(clips.values()):
+        return []
+    shown = ", ".join(f"{side}: {clip}" for side, clip in clips.items() if clip)
+    return [
+        f"no gradient was changed between backward and its update ({shown}) in the steps that were collected whole: this run "
+        "does not test the clipping; set its limit low enough in both scripts to see it act"
+    ]
+
+
+def _clip_of(declaration: Declaration) -> str:
+    """Return how a side clips, as far as it declares it; empty where it does not."""
+    clip = declaration.optimizer.clip
+    if clip is None:
+        return "after_backward" if declaration.has_after_backward else ""
+    return f"clips by {str(clip.get('type', 'a rule of its own')).replace('_', ' ')}"
 
 
 def _unlocated(run: Run, step: int) -> List[str]:

@@ -44,6 +44,8 @@ class Record:
     batch_sizes: List[int] = field(default_factory=list)
     rate_pairs: Tuple[Tuple[int, int], ...] = ()
     map: DifferenceMap = field(default_factory=DifferenceMap)
+    clipped: bool = False
+    """Whether any gradient was another when its update used it than backward had left it, on either side."""
 
     def __post_init__(self) -> None:
         spill = Spill()
@@ -103,6 +105,7 @@ class Recorder:
             record.counts[item.kind] = record.counts.get(item.kind, 0) + 1
             if item.measures is not None and (item.kind not in record.worst or nearness(item) > nearness(record.worst[item.kind])):
                 record.worst[item.kind] = item
+        record.clipped = record.clipped or any(side.tensors.get("used_gradient") for side in sides)
         record.map.note(judgement)
         failed_kinds = {item.kind for item in judgement.comparisons if not item.passed}
         record.loss_passed.append("loss" not in failed_kinds)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
 from stepalign.coordinator.report.rows import chosen_steps, relative, step_row
 from stepalign.coordinator.report.terminal import print_verdict
 from stepalign.coordinator.results.result import ErrorFacts, RegimeFacts, Result, Series, Verdict
@@ -51,6 +52,16 @@ def test_every_result_fits_80_columns_without_terminal_sequences(
     lines = _printed(_RESULTS[name]).splitlines()
     assert max(map(len, lines)) <= 80
     assert not [line for line in lines if "\x1b" in line or line != line.rstrip()]
+
+
+def test_what_is_declared_otherwise_and_not_to_be_seen_is_noted_under_a_verdict_without_a_divergence() -> None:
+    cause = Cause(Category.GRADIENT_CLIPPING, "not_clipped", 0.5, "torch clips; paddle does not", "clip in paddle")
+    hint = Finding(cause, "parameter", "", "", False, "after_backward", None)
+    text = _flat(_printed(dataclasses.replace(aligned(), findings=(hint,))))
+    assert "NEXT Nothing to mend in what this run shows; losses.md" in text
+    assert "NOTED declared otherwise, which this run cannot show: torch clips; paddle does not. Fix: clip in paddle" in text
+    assert "NOTED" not in _printed(aligned()) and "Nothing to mend; losses.md" in _printed(aligned())
+    assert "NOTED" not in _printed(dataclasses.replace(diverged(), findings=(hint,)))
 
 
 def test_the_end_of_a_run_is_told_in_order(tmp_path: Path) -> None:

@@ -113,11 +113,29 @@ def test_clipping_after_backward_runs_on_both_sides(tmp_path: Path) -> None:
         "scheduler=scheduler)",
         "scheduler=scheduler,\n        after_backward=lambda m: nn.utils.clip_grad_norm_(m.parameters(), 0.1))",
     )
-    assert run(write_case(tmp_path / "both", torch=torch, paddle=paddle)).code == 0
+    ended = run(write_case(tmp_path / "both", torch=torch, paddle=paddle))
+    assert ended.code == 0 and not ended.result.get("warnings")
     ended = run(write_case(tmp_path / "one", torch=torch))
     assert ended.code == 1
     assert ended.result["first_divergence"]["kind"] == "gradient"
     assert ended.result["causes"][0]["category"] == "gradient_clipping"
+
+
+def test_clipping_whose_limit_is_never_reached_is_told_to_be_untested(tmp_path: Path) -> None:
+    paddle = PADDLE_SIDE.replace("weight_decay=0.01", "weight_decay=0.01, grad_clip=nn.ClipGradByValue(1e3)")
+    torch = TORCH_SIDE.replace(
+        "scheduler=make_scheduler(optimizer))",
+        "scheduler=make_scheduler(optimizer),\n"
+        "        after_backward=lambda m: nn.utils.clip_grad_norm_(m.parameters(), 1e3))",
+    )
+    ended = run(write_case(tmp_path / "unreached", torch=torch, paddle=paddle))
+    assert ended.code == 0
+    (warning,) = ended.result["warnings"]
+    assert "(torch: after_backward, paddle: clips by value)" in warning and "does not test the clipping" in warning
+    missing = run(write_case(tmp_path / "missing", torch=torch))
+    assert missing.code == 0
+    assert [(item["code"], item["matters"]) for item in missing.result["findings"]] == [("not_clipped", False)]
+    assert "(torch: after_backward)" in missing.result["warnings"][0]
 
 
 def test_a_scalar_parameter_is_clipped_by_the_global_norm_like_any_other(tmp_path: Path) -> None:
