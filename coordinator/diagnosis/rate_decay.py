@@ -12,6 +12,7 @@ from stepalign.coordinator.diagnosis.rate_shapes import Rates, fits, same
 from stepalign.coordinator.diagnosis.wording import number
 
 _SHOWN = 5
+_ROUNDING = 1e-6
 
 
 def explain_pieces(ours: Rates, theirs: Rates) -> Iterator[Cause]:
@@ -112,11 +113,14 @@ def explain_decay(ours: Rates, theirs: Rates) -> Iterator[Cause]:
 
 
 def _floor(value: float, evidence: str, confidence: float) -> Cause:
+    end = f": the decay ends {number(value)} above torch's end"
+    if value < 0.0:
+        end = f": the decay ends {number(-value)} below torch's end"
     return Cause(
         Category.SCHEDULE,
         "floor",
         confidence,
-        evidence + f": the decay ends {number(value)} above torch's end",
+        evidence + end,
         "give paddle's schedule torch's last rate: end_lr=0.0 in PolynomialDecay, end_learning_rate=... in "
         "OneCycleLR (both default "
         "to 1e-4), eta_min in CosineAnnealingDecay",
@@ -125,7 +129,7 @@ def _floor(value: float, evidence: str, confidence: float) -> Cause:
 
 def _lines(begin: int, ours: Rates, torch: shapes.Line, paddle: shapes.Line) -> Iterator[Cause]:
     torch_end, paddle_end = (begin - line.start / line.slope for line in (torch, paddle))
-    whole = abs(paddle_end - round(paddle_end)) < 1e-6 * abs(paddle_end)
+    whole = _whole(paddle_end)
     same_start = same(torch.start, paddle.start)
     if same_start and torch.last == paddle.last < ours.size - 1:
         whole = False
@@ -143,7 +147,20 @@ def _lines(begin: int, ours: Rates, torch: shapes.Line, paddle: shapes.Line) -> 
             f"both fall in a line from {number(torch.start)}, paddle's slope is {number(paddle.slope / torch.slope)} "
             "of torch's"
         )
-        yield _floor(floor, text, 0.5 if whole else 0.9)
+        if _possible(floor, ours):
+            yield _floor(floor, text, 0.5 if whole else 0.9)
+        elif whole and not _whole(torch_end):
+            above = torch.start + torch.slope * (paddle_end - begin)
+            yield _floor(-above, f"{text}: paddle is at zero at step {number(paddle_end)}", 0.93)
+
+
+def _whole(step: float) -> bool:
+    return abs(step - round(step)) < 1e-6 * abs(step)
+
+
+def _possible(end: float, ours: Rates) -> bool:
+    """Return whether paddle's decay may end at a rate: none ends below zero unless torch's does."""
+    return end >= -_ROUNDING * float(np.max(np.abs(ours))) or float(np.min(ours)) < 0.0
 
 
 def _waves(torch: shapes.Cosine, paddle: shapes.Cosine) -> Iterator[Cause]:
@@ -153,7 +170,8 @@ def _waves(torch: shapes.Cosine, paddle: shapes.Cosine) -> Iterator[Cause]:
         evidence = (
             f"both fall as a cosine over {number(np.pi / torch.frequency)} steps, to {number(torch.floor)} in torch"
         )
-        yield _floor(paddle.floor, f"{evidence} and {number(paddle.floor)} in paddle", 0.95)
+        if _possible(paddle.floor, np.array([torch.amplitude, torch.floor])):
+            yield _floor(paddle.floor, f"{evidence} and {number(paddle.floor)} in paddle", 0.95)
     elif abs(ratio - 2.0) < 1e-4 or abs(ratio - 0.5) < 1e-4:
         yield Cause(
             Category.SCHEDULE,

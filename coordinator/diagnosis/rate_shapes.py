@@ -16,6 +16,7 @@ Rates = npt.NDArray[np.float64]
 TOLERANCE = 1e-6
 _FLOOR_SHARE = 1e-3
 _SHAPE = 1e-5
+_EXACT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,17 @@ def find_stride(slow: Rates, fast: Rates) -> int | None:
 
 
 def find_skips(fast: Rates, slow: Rates) -> int | None:
-    """Return the smallest n in 2 to 8 with fast[i] = slow[i * n] where that exists, for four or more rates."""
+    """Return the smallest n in 2 to 8 with fast[i] = slow[i * n] where that exists, for four or more rates.
+
+    Every second rate is told by three, if they agree to rounding and no constant factor explains them.
+    """
     for stride in range(2, 9):
         known = slow[::stride]
-        if known.size >= 4 and len(np.unique(known)) >= 4 and fits_shape(known, fast[: known.size]):
+        several = len(np.unique(known))
+        if known.size >= 4 and several >= 4 and fits_shape(known, fast[: known.size]):
+            return stride
+        exact = bool(np.all(np.abs(known - fast[: known.size]) <= _EXACT * np.abs(known)))
+        if stride == 2 and known.size == several == 3 and exact and constant_factor(slow, fast) is None:
             return stride
     return None
 

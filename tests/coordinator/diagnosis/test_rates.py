@@ -164,3 +164,25 @@ def test_a_rate_that_is_not_finite_is_named_with_its_step() -> None:
 
 def test_no_steps_have_no_cause() -> None:
     assert explain_rates([], [], [(0, 0)]) == []
+
+
+@pytest.mark.parametrize("length", [5, 6, 8])
+def test_a_scheduler_stepped_twice_in_a_short_run_is_told_without_a_floor_below_zero(length: int) -> None:
+    def torch(i: int) -> float:
+        return 1e-3 * (1 - 0.9 * i / 20)
+
+    causes = explain(torch, lambda i: torch(2 * i), length)
+    assert causes[0].code == "stepped_too_often" and "2 x i" in causes[0].evidence
+    assert "floor" not in {cause.code for cause in causes}
+
+
+def test_three_rates_that_a_factor_explains_are_not_skips() -> None:
+    codes = {cause.code for cause in explain(linear(1e-3, 100, 2000), linear(1e-3, 50, 2000), 6)}
+    assert "stepped_too_often" not in codes
+
+
+@pytest.mark.parametrize("length", [8, 40])
+def test_a_line_that_ends_below_torchs_is_a_floor_too(length: int) -> None:
+    torch, paddle = polynomial(1e-3, 50, 1.0, 1e-4), polynomial(1e-3, 50, 1.0)
+    cause = explain(torch, paddle, length)[0]
+    assert cause.code == "floor" and "ends 0.0001 below torch's end" in cause.evidence
