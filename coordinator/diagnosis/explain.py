@@ -13,6 +13,7 @@ from stepalign.coordinator.comparison.rates import pair_groups
 from stepalign.coordinator.diagnosis import layer_differences
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
 from stepalign.coordinator.diagnosis.clip_fit import explain_clipping
+from stepalign.coordinator.diagnosis.declared_parameters import declared_parameters
 from stepalign.coordinator.diagnosis.loss_formula import LossSite, explain_loss_formula
 from stepalign.coordinator.diagnosis.numbers import (
     explain_activation,
@@ -161,7 +162,8 @@ def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located:
         values = float(pair.reference.loss), float(pair.candidate.loss)
         ratio = values[1] / values[0] if values[0] and np.isfinite(values).all() else None
         gradients = {name: (ours.get(name), theirs.get(name)) for name in order if name in ours or name in theirs}
-        causes += explain_gradients(gradients, order, ratio)
+        declared = declared_parameters(evidence.names.pieces, evidence.torch, evidence.paddle)
+        causes += explain_gradients(gradients, order, ratio, declared)
     return causes
 
 

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from stepalign.coordinator.diagnosis import array_fit as fit
 from stepalign.coordinator.diagnosis.array_fit import Array
 from stepalign.coordinator.diagnosis.cause import Category, Cause
+from stepalign.coordinator.diagnosis.declared_parameters import DeclaredParameter
+from stepalign.coordinator.diagnosis.gradient_rows import explain_rows
 from stepalign.coordinator.diagnosis.ranking import rank
+from stepalign.coordinator.diagnosis.silent_gradients import NOISE_SHARE, explain_silent, greatest
 from stepalign.coordinator.diagnosis.wording import count, names, number
 
 Pair = tuple[np.ndarray, np.ndarray]
 
-_NOISE_SHARE = 1e-6
 _TENSORS_LOOKED_AT = 6
 _SAME_RATIO = 1e-3
+_FEWEST_NUMBERS = 4
+_EXACT = 3.0
+"""Times the noise: what a constant may leave of one gradient while others show that something else differs too."""
 
 
 @dataclass(frozen=True)
@@ -32,44 +38,48 @@ class _Gradient:
     before: float
 
 
+_Fitted = tuple[_Gradient, float, float]
+"""A gradient, the constant that makes torch's paddle's, and what that leaves over."""
+
+
 def explain_gradients(
     pairs: Mapping[str, tuple[np.ndarray | None, np.ndarray | None]],
     order: Sequence[str],
     loss_ratio: float | None = None,
+    declared: Mapping[str, DeclaredParameter] = MappingProxyType({}),
 ) -> list[Cause]:
     """Return the causes that explain why gradients differ, most likely first; none where they agree.
 
     ``pairs`` maps torch's parameter names to (torch, paddle) arrays of one shape in torch's layout; None stands for no
     gradient. ``order`` lists the names in forward order. ``loss_ratio`` is paddle's loss over torch's, where known: it
-    tells a scaled loss from a scaled gradient.
+    tells a scaled loss from a scaled gradient. ``declared`` holds what is known of the parameters before the first step.
     """
     ordered = [name for name in order if name in pairs] + [name for name in pairs if name not in order]
     nonfinite = list(_nonfinite(pairs, ordered))
     if nonfinite:
         return rank(nonfinite)
-    scale = max((_greatest(array) for pair in pairs.values() for array in pair), default=0.0)
-    causes = list(_silent(pairs, ordered, scale))
+    scale = max((greatest(array) for pair in pairs.values() for array in pair), default=0.0)
+    causes = list(explain_silent(pairs, ordered, scale, declared))
     gradients = [_gradient(name, *pairs[name], scale) for name in ordered]
     alive = [gradient for gradient in gradients if gradient is not None]
     differing = [gradient for gradient in alive if gradient.before > gradient.noise]
     if differing:
-        ratios = list(_ratios(alive, differing, loss_ratio))
+        ratios, explained = _ratios(alive, differing, loss_ratio)
         causes.extend(ratios)
-        if not ratios:
-            for gradient in reversed(differing[-_TENSORS_LOOKED_AT:]):
-                causes.extend(_one_tensor(gradient))
+        rest = [gradient for gradient in differing if gradient.name not in explained]
+        for gradient in reversed(rest[-_TENSORS_LOOKED_AT:]):
+            kind = declared[gradient.name].module_type if gradient.name in declared else ""
+            causes.extend(
+                explain_rows(gradient.name, gradient.torch, gradient.paddle, gradient.before, gradient.noise, kind)
+            )
     return rank(causes)
-
-
-def _greatest(array: np.ndarray | None) -> float:
-    return float(np.max(np.abs(array.astype(np.float64)), initial=0.0)) if array is not None else 0.0
 
 
 def _gradient(name: str, torch: np.ndarray | None, paddle: np.ndarray | None, scale: float) -> _Gradient | None:
     """Return the pair in float64, or None where a side is silent, both are noise, or the shapes differ."""
     if torch is None or paddle is None or torch.shape != paddle.shape or not torch.size:
         return None
-    if min(_greatest(torch), _greatest(paddle)) <= _NOISE_SHARE * scale:
+    if min(greatest(torch), greatest(paddle)) <= NOISE_SHARE * scale:
         return None
     ours, theirs = fit.as_array(torch), fit.as_array(paddle)
     return _Gradient(name, ours, theirs, 3.0 * fit.rounding(torch, paddle), fit.left_over(ours, theirs))
@@ -96,55 +106,49 @@ def _nonfinite(
             )
 
 
-def _silent(
-    pairs: Mapping[str, tuple[np.ndarray | None, np.ndarray | None]],
-    ordered: Sequence[str],
-    scale: float,
-) -> Iterator[Cause]:
-    for position, side, other_side in ((1, "paddle", "torch"), (0, "torch", "paddle")):
-        silent = [
-            name
-            for name in ordered
-            if (pairs[name][position] is None or _greatest(pairs[name][position]) == 0.0)
-            and _greatest(pairs[name][1 - position]) > _NOISE_SHARE * scale
-        ]
-        if not silent:
-            continue
-        loud = [name for name in ordered if name not in silent and _greatest(pairs[name][position]) > 0.0]
-        cut = bool(loud) and len(silent) > 1 and ordered.index(silent[-1]) < ordered.index(loud[0])
-        none = all(pairs[name][position] is None for name in silent)
-        what = "no gradient" if none else "a zero gradient"
-        evidence = (
-            f"{side} has {what} for {count(len(silent), 'parameter')} where {other_side} has one: {names(silent)}"
-            + (f"; everything before {loud[0]} in forward order" if cut else "")
-        )
-        yield _silent_cause(side, silent, cut, none, evidence)
-
-
-def _silent_cause(side: str, silent: list[str], cut: bool, none: bool, evidence: str) -> Cause:
-    detached = 0.93 if cut else 0.6 if not none else 0.4
-    if side == "paddle" and (cut or not none):
-        fix = f"remove .detach(), stop_gradient=True or paddle.no_grad() after {silent[-1]} in the paddle model"
-        return Cause(Category.BACKWARD, "detached", detached, evidence, fix)
-    if side == "torch" and (cut or not none):
-        fix = f"stop the gradient after {silent[-1]} in the paddle model as torch does: .detach() or paddle.no_grad()"
-        return Cause(Category.BACKWARD, "not_detached", detached, evidence, fix)
-    if side == "paddle":
-        fix = f"set stop_gradient=False on {names(silent)}, and use the parameter in the paddle model's forward"
-        return Cause(Category.FROZEN_PARAMETER, "frozen", 0.9, evidence, fix)
-    fix = f"set stop_gradient=True on {names(silent)}"
-    return Cause(Category.FROZEN_PARAMETER, "not_frozen", 0.9, evidence, fix)
-
-
-def _ratios(alive: list[_Gradient], differing: list[_Gradient], loss_ratio: float | None) -> Iterator[Cause]:
+def _ratios(
+    alive: list[_Gradient], differing: list[_Gradient], loss_ratio: float | None
+) -> tuple[list[Cause], set[str]]:
+    """Return the causes of gradients that are torch's times a constant, and the names that these causes are about."""
     fitted = []
     for gradient in differing:
         value, after = fit.factor(gradient.torch, gradient.paddle)
-        if not fit.explains(gradient.before, after, gradient.noise):
-            break
-        fitted.append((gradient, value, after))
-    if len(fitted) < len(differing) or all(gradient.torch.size == 1 for gradient in differing):
-        return
+        if fit.explains(gradient.before, after, gradient.noise):
+            fitted.append((gradient, value, after))
+    if len(fitted) < len(differing):
+        return _some_ratios(fitted, differing)
+    if all(gradient.torch.size == 1 for gradient in differing):
+        return [], set()
+    causes = list(_all_ratios(fitted, alive, differing, loss_ratio))
+    return (causes, {gradient.name for gradient in differing}) if causes else _some_ratios(fitted, differing)
+
+
+def _some_ratios(fitted: list[_Fitted], differing: list[_Gradient]) -> tuple[list[Cause], set[str]]:
+    """Return the cause of those of the gradients that differ which share one constant, exactly, while others do not."""
+    exact = [
+        item
+        for item in fitted
+        if item[0].torch.size > 1 and item[2] <= _EXACT * item[0].noise and abs(item[1] - 1.0) > _SAME_RATIO
+    ]
+    groups = [
+        [item for item in exact if abs(item[1] - value) <= _SAME_RATIO * abs(value)] for _, value, _ in exact if value
+    ]
+    largest = max(groups, key=len, default=[])
+    if sum(gradient.torch.size for gradient, _, _ in largest) < _FEWEST_NUMBERS:
+        return [], set()
+    ratio = float(np.median([value for _, value, _ in largest]))
+    listed = [gradient.name for gradient, _, _ in largest]
+    evidence = (
+        f"paddle = {number(ratio)} x torch for {count(len(listed), 'gradient')} ({names(listed)}); "
+        f"the other {len(differing) - len(listed)} that differ are not"
+    )
+    fix = f"look for a factor of {number(ratio)} in what the loss takes from {listed[-1]}: the weight of a term, say"
+    return [Cause(Category.BACKWARD, "gradient_scale", 0.7, evidence, fix)], set(listed)
+
+
+def _all_ratios(
+    fitted: list[_Fitted], alive: list[_Gradient], differing: list[_Gradient], loss_ratio: float | None
+) -> Iterator[Cause]:
     values = np.array([value for _, value, _ in fitted])
     middle = float(np.median(values))
     if np.all(np.abs(values - middle) <= _SAME_RATIO * abs(middle)):
@@ -230,44 +234,3 @@ def _one_ratio(
 _REDUCTION_FIX = (
     "use torch's reduction in the paddle loss: reduction='mean' divides by the number of elements, 'sum' does not"
 )
-
-
-def _one_tensor(gradient: _Gradient) -> Iterator[Cause]:
-    """Explain one gradient by its layout, its rows or its channels."""
-    ours, theirs, name, noise = gradient.torch, gradient.paddle, gradient.name, gradient.noise
-    after = fit.transposed(ours, theirs)
-    if fit.explains(gradient.before, after, noise):
-        fix = f"transpose the weight of {name}: paddle.nn.Linear keeps [in, out], torch.nn.Linear [out, in]"
-        evidence = f"paddle's gradient of {name} is torch's transposed (left over {after:.1g})"
-        yield Cause(
-            Category.INITIAL_WEIGHTS, "transposed", fit.certainty(gradient.before, after, noise, 0.95), evidence, fix
-        )
-        return
-    for axis in range(ours.ndim):
-        order = fit.permutation(ours, theirs, axis)
-        if order is not None:
-            evidence = f"paddle's gradient of {name} is torch's in another order along axis {axis}"
-            fix = f"check the order of what feeds {name} (concatenation, gates, heads, flattening) in the paddle model"
-            yield Cause(Category.BACKWARD, "permuted", 0.9, evidence, fix)
-            return
-    rows = fit.differing_rows(ours, theirs, noise)
-    if ours.ndim == 2 and 0 < rows.size < ours.shape[0] and rows.size <= max(1, ours.shape[0] // 4):
-        silent = not np.any(theirs[rows]) or not np.any(ours[rows])
-        side = "paddle" if not np.any(theirs[rows]) else "torch"
-        evidence = f"only row(s) {fit.rows_shown(rows)} of {ours.shape[0]} of the gradient of {name} differ"
-        evidence += f"; {side}'s are zero" if silent else ""
-        fix = (
-            "give paddle.nn.Embedding torch's padding_idx, or the loss torch's ignore_index: such rows get no gradient"
-        )
-        yield Cause(Category.BACKWARD, "some_rows", 0.85 if silent else 0.6, evidence, fix)
-        return
-    for axis in range(ours.ndim if ours.ndim > 1 else 0):
-        factors, after = fit.per_slice_factor(ours, theirs, axis)
-        if ours[0].size > 1 and fit.explains(gradient.before, after, noise):
-            evidence = (
-                f"paddle's gradient of {name} is torch's times a factor for each index of axis {axis} "
-                f"({number(float(np.min(factors)))} to {number(float(np.max(factors)))})"
-            )
-            fix = f"look for a scale for each channel after {name}: a norm's epsilon or statistics, class weights"
-            yield Cause(Category.BACKWARD, "channel_scale", 0.7, evidence, fix)
-            return

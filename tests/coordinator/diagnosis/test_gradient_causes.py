@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from stepalign.coordinator.diagnosis.declared_parameters import DeclaredParameter
 from stepalign.coordinator.diagnosis.numbers import explain_gradients
 
 NAMES = ["embed.weight", "enc.0.weight", "enc.0.bias", "enc.1.weight", "head.weight", "head.bias"]
@@ -141,3 +142,91 @@ def test_unrelated_gradients_have_no_cause() -> None:
 def test_one_number_that_differs_is_not_called_a_ratio() -> None:
     given = {"a.weight": (np.ones((3, 3)), np.ones((3, 3))), "a.scale": (np.array([2.0]), np.array([3.0]))}
     assert explain_gradients(given, list(given)) == []
+
+
+def declared(paddle_trains: Callable[[str], bool], kind: str = "Linear") -> dict[str, DeclaredParameter]:
+    return {name: DeclaredParameter(kind, True, paddle_trains(name)) for name in NAMES}
+
+
+def test_a_parameter_without_gradient_that_paddle_trains_is_detached() -> None:
+    given = pairs(lambda name, g: None if name == "enc.0.bias" else g)
+    (cause,) = explain_gradients(given, NAMES, declared=declared(lambda _: True))
+    assert (cause.category.value, cause.code) == ("backward", "detached") and cause.confidence >= 0.9
+    assert "no gradient comes to enc.0.bias in paddle, though trainable there" in cause.evidence
+    assert "detach()" in cause.fix and "stop_gradient=False" not in cause.fix
+    (cause,) = explain_gradients(given, NAMES, declared=declared(lambda name: name != "enc.0.bias"))
+    assert (cause.code, "stop_gradient=False on enc.0.bias" in cause.fix) == ("frozen", True)
+
+
+def test_a_parameter_that_torch_trains_and_gives_no_gradient_is_detached_there() -> None:
+    given = {name: (b, a) for name, (a, b) in pairs(lambda name, g: None if name == "enc.0.bias" else g).items()}
+    (cause,) = explain_gradients(given, NAMES, declared=declared(lambda _: True))
+    assert cause.code == "not_detached"
+
+
+def test_the_first_layers_that_paddle_declares_frozen_are_not_detached() -> None:
+    def frozen(name: str) -> bool:
+        return name.startswith(("embed", "enc.0"))
+
+    given = pairs(lambda name, g: None if frozen(name) else g)
+    (cause,) = explain_gradients(given, NAMES, declared=declared(lambda name: not frozen(name)))
+    assert cause.code == "frozen"
+
+
+def test_what_is_frozen_and_what_is_detached_are_told_apart() -> None:
+    given = pairs(lambda name, g: None if name in ("embed.weight", "enc.1.weight") else g)
+    causes = explain_gradients(given, NAMES, declared=declared(lambda name: name != "embed.weight"))
+    assert {(cause.code, "embed.weight" in cause.evidence) for cause in causes} == {("frozen", True), ("detached", False)}
+
+
+def test_rows_of_a_layer_that_is_no_embedding_are_its_outputs() -> None:
+    def one_output(name: str, g: np.ndarray) -> np.ndarray:
+        return np.where(np.arange(len(g))[:, None] == 1, g + 1.0, g) if name == "head.weight" else g
+
+    (cause,) = explain_gradients(pairs(one_output), NAMES, declared=declared(lambda _: True))
+    assert cause.code == "some_rows" and "row(s) 1 of 5 of the gradient of head.weight" in cause.evidence
+    assert "Embedding" not in cause.fix and "output(s) 1" in cause.fix
+    (cause,) = explain_gradients(pairs(one_output), NAMES, declared=declared(lambda _: True, "Embedding"))
+    assert "padding_idx" in cause.fix
+
+
+def test_a_constant_of_some_gradients_is_told_where_others_differ_otherwise() -> None:
+    random = np.random.default_rng(4)
+
+    def changed(name: str, g: np.ndarray) -> np.ndarray:
+        return 0.25 * g if name == "embed.weight" else g + random.normal(size=g.shape) if name == "enc.0.weight" else g
+
+    causes = explain_gradients(pairs(changed), NAMES)
+    assert causes[0].code == "gradient_scale" and "paddle = 0.25 x torch for 1 gradient (embed.weight)" in causes[0].evidence
+
+
+def test_unused_rows_do_not_hide_a_constant() -> None:
+    unused = np.arange(20)[:, None] < 8
+    given = pairs(lambda _, g: g)
+    ours = np.where(unused, 0.0, given["embed.weight"][0])
+    bias = given["enc.0.bias"][0]
+    assert bias is not None
+    given |= {"embed.weight": (ours, 0.25 * ours), "enc.0.bias": (bias, bias[::-1] ** 2)}
+    causes = explain_gradients(given, NAMES)
+    assert causes[0].code == "gradient_scale" and "0.25 x torch" in causes[0].evidence
+    assert "channel_scale" not in {cause.code for cause in causes}
+
+
+def test_channels_without_signal_are_no_factor() -> None:
+    scale = np.where(np.arange(6) < 2, 0.0, np.linspace(2.0, 3.0, 6))[:, None]
+    given = pairs(lambda name, g: (g * scale).astype(g.dtype) if name == "enc.0.weight" else g)
+    ours, theirs = given["enc.0.weight"]
+    assert ours is not None and theirs is not None
+    given["enc.0.weight"] = (np.where(scale == 0.0, 0.0, ours), theirs)
+    (cause,) = explain_gradients(given, NAMES)
+    assert cause.code == "channel_scale" and "(2.4 to 3)" in cause.evidence
+
+
+def test_factors_no_further_apart_than_what_they_leave_are_none() -> None:
+    random = np.random.default_rng(4)
+
+    def doubled(name: str, g: np.ndarray) -> np.ndarray:
+        return 2 * g + 0.01 * random.normal(size=g.shape) if name == "enc.0.weight" else g
+
+    given = pairs(doubled) | {"enc.1.weight": (np.eye(6), np.tri(6))}
+    assert "channel_scale" not in {cause.code for cause in explain_gradients(given, NAMES)}
