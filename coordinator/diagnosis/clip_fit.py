@@ -362,17 +362,17 @@ def _other_steps(torch: ClipPattern, paddle: ClipPattern) -> list[Cause]:
 
 
 def _other_limit(torch: ClipPattern, paddle: ClipPattern) -> list[Cause]:
-    """Compare two patterns of one kind: order of the norm, then limit."""
+    """Compare two patterns of one kind: order of the norm, which parameters, then limit and steps."""
     evidence = f"torch {_told(torch)}; paddle {_told(paddle)}"
     nearer = any(abs(limit - torch.limit) <= 10 * _SAME_LIMIT * torch.limit for _, limit in paddle.other_limits)
     if torch.order != paddle.order or (nearer and abs(torch.limit - paddle.limit) > 10 * _SAME_LIMIT * torch.limit):
         return [Cause(Category.GRADIENT_CLIPPING, "norm_type", 0.93, evidence, _remedy(torch))]
+    if torch.kind == "partial" and set(torch.names) != set(paddle.names):
+        return [Cause(Category.GRADIENT_CLIPPING, "only_some_parameters", 0.9, evidence, _remedy(torch))]
     if abs(torch.limit - paddle.limit) <= 10 * _SAME_LIMIT * max(torch.limit, paddle.limit):
         return _other_steps(torch, paddle)
     if torch.kind == "scale":
         fix = "scale the gradients by torch's factor"
         return [Cause(Category.GRADIENT_ACCUMULATION, "scaled_after_backward", 0.85, evidence, fix)]
-    if torch.kind == "partial" and set(torch.names) != set(paddle.names):
-        return [Cause(Category.GRADIENT_CLIPPING, "only_some_parameters", 0.9, evidence, _remedy(torch))]
     code = {"value": "clip_value"}.get(torch.kind, "max_norm")
     return [Cause(Category.GRADIENT_CLIPPING, code, 0.95, evidence, _remedy(torch))]

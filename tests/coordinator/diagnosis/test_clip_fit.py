@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,14 +36,16 @@ TORCH = clip("clip_grad_norm_", max_norm=1.0)
 
 
 def traces(
-    torch: Clip, paddle: Clip, dtype: str = "float32", steps: int = 3, size: float = 1.0
+    torch: Clip, paddle: Clip, dtype: str = "float32", steps: int = 3, size: float = 1.0, silent: tuple[str, ...] = ()
 ) -> list[ParameterTrace]:
-    """Return traces whose gradient norms lie well above 1; paddle's raw gradients are torch's with rounding noise."""
+    """Return traces whose gradient norms lie well above 1; paddle's raw gradients are torch's with rounding noise, those of
+    ``silent`` parameters zero.
+    """
     rng = np.random.default_rng(4)
     records: dict[str, tuple[list[UpdateRecord], list[UpdateRecord]]] = {name: ([], []) for name in SHAPES}
     for step in range(steps):
         scale = size * (1.0 + step)
-        exact = {name: scale * rng.normal(size=shape) for name, shape in SHAPES.items()}
+        exact = {name: scale * (name not in silent) * rng.normal(size=shape) for name, shape in SHAPES.items()}
         noisy = {name: value * (1.0 + 1e-7 * rng.normal(size=value.shape)) for name, value in exact.items()}
         for side, (raw, rule) in enumerate(((exact, torch), (noisy, paddle))):
             kept = {name: value.astype(dtype) for name, value in raw.items()}
@@ -73,6 +76,9 @@ def codes(causes: list[Cause]) -> list[str]:
         (TORCH, clip("ClipGradByGlobalNorm", GROUPS, max_norm=1.0), "per_group", "group"),
         (TORCH, clip("clip_value", max=1.0), "by_value", "each element"),
         (TORCH, some(("a.weight", "b.weight"), 1.0), "only_some_parameters", "a.weight, b.weight"),
+        (TORCH, some(("a.weight",), 1.0), "only_some_parameters", "(a.weight)"),
+        (some(("a.weight",), 1.0), some(("b.weight",), 1.0), "only_some_parameters", "(b.weight)"),
+        (some(("a.weight",), 1.0), some(("a.weight", "b.weight"), 3.0), "only_some_parameters", "(a.weight, b.weight)"),
         (TORCH, clip("clip_grad_norm_", max_norm=1.0, norm_type=float("inf")), "norm_type", "Linf"),
         (TORCH, clip("clip_grad_norm_", max_norm=1.0, norm_type=1.0), "norm_type", "L1"),
         (clip("clip_value", max=0.5), clip("clip_value", max=0.25), "clip_value", "limit 0.25"),
@@ -93,13 +99,61 @@ def test_declared_groups_are_recognised_where_only_one_is_above_the_limit() -> N
     assert cause.code == "per_group"
 
 
-def test_a_constant_factor_on_all_gradients_is_scaling_not_clipping() -> None:
-    def halve(gradients: Gradients) -> Gradients:
-        return {name: 0.5 * value for name, value in gradients.items()}
+def test_declared_groups_of_which_one_stays_above_the_limit_are_not_what_clips() -> None:
+    (cause,) = explain_clipping(traces(TORCH, some(GROUPS[0], 1.0)), GROUPS)
+    assert cause.code == "only_some_parameters"
 
-    (cause,) = explain_clipping(traces(NOTHING, halve))
+
+def scale(**factors: float) -> Clip:
+    """Return what multiplies gradients: those named, with ``_`` for the dot, and all others by ``every``."""
+    every = factors.get("every", 1.0)
+    return lambda gradients: {name: factors.get(name.replace(".", "_"), every) * value for name, value in gradients.items()}
+
+
+def test_a_constant_factor_on_all_gradients_is_scaling_not_clipping() -> None:
+    (cause,) = explain_clipping(traces(NOTHING, scale(every=0.5)))
     assert codes([cause]) == ["gradient_accumulation/scaled_after_backward"]
-    assert "0.5" in cause.evidence
+    assert "paddle / raw 0.5" in cause.evidence
+
+
+def test_two_constant_factors_are_scaling_on_both_sides() -> None:
+    assert explain_clipping(traces(scale(every=0.5), scale(every=0.5))) == []
+    (cause,) = explain_clipping(traces(scale(every=0.5), scale(every=0.25)))
+    assert codes([cause]) == ["gradient_accumulation/scaled_after_backward"]
+
+
+def test_gradients_of_one_size_at_all_steps_are_clipped_by_one_factor_and_that_is_no_scaling() -> None:
+    whole = traces(NOTHING, TORCH, steps=1)
+    again = [
+        replace(
+            trace,
+            torch=tuple(replace(trace.torch[0], step=step) for step in range(3)),
+            paddle=tuple(replace(trace.paddle[0], step=step) for step in range(3)),
+        )
+        for trace in whole
+    ]
+    (cause,) = explain_clipping(again)
+    assert cause.code == "clip_added"
+
+
+def test_torchs_epsilon_is_no_other_limit_of_tiny_gradients() -> None:
+    ours, theirs = clip("clip_grad_norm_", max_norm=1e-5), clip("ClipGradByGlobalNorm", max_norm=1e-5)
+    assert explain_clipping(traces(ours, theirs, size=2e-6)) == []
+
+
+def test_a_parameter_whose_gradient_is_zero_is_clipped_with_the_others() -> None:
+    (cause,) = explain_clipping(traces(TORCH, NOTHING, silent=("a.bias",)))
+    assert cause.code == "missing" and "torch clips by the global norm, limit 1 " in cause.evidence
+
+
+def test_a_clip_of_another_kind_at_some_steps_is_left_unexplained() -> None:
+    calls: list[None] = []
+
+    def alternate(gradients: Gradients) -> Gradients:
+        calls.append(None)
+        return (TORCH if len(calls) % 2 else clip("clip_value", max=0.5))(gradients)
+
+    assert explain_clipping(traces(NOTHING, alternate)) == []
 
 
 def test_one_step_tells_another_norm_from_another_limit() -> None:
@@ -130,7 +184,9 @@ def test_gradients_that_follow_no_clipping_are_left_unexplained() -> None:
     assert explain_clipping(traces(TORCH, spoil)) == []
 
 
-@pytest.mark.parametrize(("factor", "names"), [(1.5, ["a.bias"]), (3.0, ["a.bias", "b.weight"])])
+@pytest.mark.parametrize(
+    ("factor", "names"), [(1.5, ["a.bias"]), (3.0, ["a.bias", "b.weight"]), (2.0, ["a.weight", "a.bias", "b.weight"])]
+)
 def test_a_gradient_that_grows_is_no_clip_and_is_named_with_its_factor(factor: float, names: list[str]) -> None:
     def grow(gradients: Gradients) -> Gradients:
         return {name: factor * value if name in names else value for name, value in gradients.items()}
@@ -138,6 +194,19 @@ def test_a_gradient_that_grows_is_no_clip_and_is_named_with_its_factor(factor: f
     (cause,) = explain_clipping(traces(NOTHING, grow, steps=1))
     assert codes([cause]) == ["gradient_clipping/changed_before_update"]
     assert f"{', '.join(names)} by {factor:g} times" in cause.evidence
+
+
+def test_gradients_that_grow_all_by_one_factor_at_a_single_step_are_named_too() -> None:
+    (cause,) = explain_clipping(traces(NOTHING, scale(every=1.5), steps=1))
+    assert codes([cause]) == ["gradient_clipping/changed_before_update"]
+    assert "a.weight, a.bias, b.weight, ... by 1.5 times" in cause.evidence
+
+
+def test_what_shrinks_beside_what_grows_is_named_with_the_first_step() -> None:
+    (cause,) = explain_clipping(traces(NOTHING, scale(a_bias=0.5, b_weight=3.0)))
+    assert codes([cause]) == ["gradient_clipping/changed_before_update"]
+    assert cause.evidence.startswith("at step 0 ")
+    assert "a.bias by 0.5 times" in cause.evidence and "b.weight by 3 times" in cause.evidence
 
 
 def test_a_clip_that_acts_at_some_updates_only_is_named_with_the_first_step_that_it_leaves_out() -> None:
@@ -150,3 +219,6 @@ def test_a_clip_that_acts_at_some_updates_only_is_named_with_the_first_step_that
     (cause,) = explain_clipping(traces(TORCH, every_other))
     assert codes([cause]) == ["gradient_clipping/other_steps"]
     assert "at step 1 torch clips and paddle does not" in cause.evidence
+    calls.clear()
+    (cause,) = explain_clipping(traces(every_other, TORCH))
+    assert "at step 1 paddle clips and torch does not" in cause.evidence
