@@ -55,6 +55,21 @@ def test_one_whole_ratio_is_a_reduction_or_a_missing_division(dtype: str, factor
     assert {"reduction", "missing_division", "gradient_scale"} <= codes
 
 
+def confidences(factor: float, loss_ratio: float | None) -> dict[str, float]:
+    causes = explain_gradients(pairs(lambda _, g: g * factor), NAMES, loss_ratio)
+    return {cause.code: cause.confidence for cause in causes}
+
+
+def test_what_the_losses_say_of_a_ratio_rules_causes_out_and_makes_others_surer() -> None:
+    scaled, agreeing, unknown = (confidences(4.0, ratio) for ratio in (4.0, 1.0, None))
+    assert scaled.keys() == {"reduction"}
+    assert agreeing.keys() == {"missing_division", "gradient_scale"}
+    assert scaled["reduction"] > unknown["reduction"]
+    assert agreeing["missing_division"] > unknown["missing_division"]
+    odd = confidences(1.37, 1.0)
+    assert odd.keys() == {"gradient_scale"} and odd["gradient_scale"] > agreeing["gradient_scale"]
+
+
 def test_an_odd_ratio_with_equal_losses_is_a_scale_of_the_gradient() -> None:
     assert first(lambda _, g: g * 1.37, loss_ratio=1.0) == "backward/gradient_scale"
 
@@ -66,6 +81,27 @@ def test_a_ratio_below_some_point_only_is_a_scale_there() -> None:
 
 def test_a_flipped_sign_is_named() -> None:
     assert first(lambda _, g: -g) == "backward/sign_flipped"
+    assert "sign_flipped" not in confidences(-2.0, None)
+
+
+@pytest.mark.parametrize("least", [0.5, 1.3])
+def test_another_factor_for_each_parameter_is_no_single_ratio_and_no_clip(least: float) -> None:
+    factors = {name: least + 0.02 * place for place, name in enumerate(NAMES)}
+    (cause,) = explain_gradients(pairs(lambda name, g: g * np.float32(factors[name])), NAMES)
+    assert cause.code == "scaled_by_parameter" and f"head.bias x {factors['head.bias']:g}" not in cause.evidence
+    assert f"embed.weight x {least:g}" in cause.evidence
+
+
+def test_gradients_that_grow_to_one_norm_each_were_not_clipped() -> None:
+    assert first(lambda _, g: g * (100.0 / np.linalg.norm(g))) == "backward/scaled_by_parameter"
+
+
+def test_a_small_gradient_that_differs_is_no_noise() -> None:
+    given = pairs(lambda _, g: g)
+    bias = 1e-4 * np.random.default_rng(3).normal(size=6)
+    given["enc.0.bias"] = (bias, 2.0 * bias)
+    (cause,) = explain_gradients(given, NAMES)
+    assert cause.code == "gradient_scale" and "enc.0.bias" in cause.evidence
 
 
 def test_a_sub_tree_without_gradient_is_detached() -> None:
@@ -78,8 +114,17 @@ def test_a_sub_tree_without_gradient_is_detached() -> None:
     assert explain_gradients(reverse, NAMES)[0].code == "not_detached"
 
 
-def test_a_parameter_without_gradient_is_frozen() -> None:
-    assert first(lambda name, g: None if name == "enc.0.bias" else g) == "frozen_parameter/frozen"
+def test_zero_gradients_amid_others_are_not_what_comes_before_a_cut() -> None:
+    given = pairs(lambda name, g: np.zeros_like(g) if name.startswith("enc.0") else g)
+    cut = pairs(lambda name, g: np.zeros_like(g) if name.startswith(("embed", "enc.0")) else g)
+    amid, before = (explain_gradients(each, NAMES)[0] for each in (given, cut))
+    assert (amid.code, before.code) == ("detached", "detached") and "everything before" not in amid.evidence
+    assert amid.confidence < before.confidence
+
+
+@pytest.mark.parametrize("frozen", ["embed.weight", "enc.0.bias"])
+def test_a_parameter_without_gradient_is_frozen(frozen: str) -> None:
+    assert first(lambda name, g: None if name == frozen else g) == "frozen_parameter/frozen"
     reverse = {name: (b, a) for name, (a, b) in pairs(lambda name, g: None if name == "enc.1.weight" else g).items()}
     assert explain_gradients(reverse, NAMES)[0].code == "not_frozen"
 
@@ -89,6 +134,8 @@ def test_a_bias_whose_gradient_is_noise_on_both_sides_is_left_out() -> None:
     random = np.random.default_rng(3)
     given["enc.0.bias"] = (1e-9 * random.normal(size=6), 1e-9 * random.normal(size=6))
     assert explain_gradients(given, NAMES) == []
+    doubled = {name: (ours, None if theirs is None else 2.0 * theirs) for name, (ours, theirs) in given.items()}
+    assert explain_gradients(doubled, NAMES, 2.0)[0].code == "reduction"
 
 
 def test_a_transposed_gradient_is_named() -> None:
@@ -131,6 +178,14 @@ def test_gradients_cut_to_one_norm_each_were_clipped_one_by_one() -> None:
 def test_a_gradient_that_is_not_finite_is_named_first_in_backward_order(bad: float) -> None:
     causes = explain_gradients(pairs(lambda name, g: np.full_like(g, bad) if name.startswith("enc") else g), NAMES)
     assert causes[0].category.value == "nonfinite" and "enc.1.weight" in causes[0].evidence
+
+
+def test_what_is_not_finite_on_both_sides_is_no_difference() -> None:
+    given = pairs(lambda name, g: np.full_like(g, np.nan) if name.startswith(("enc", "head.bias")) else g)
+    for name in ("enc.0.weight", "enc.0.bias", "enc.1.weight"):
+        given[name] = (given[name][1], given[name][1])
+    (cause,) = explain_gradients(given, NAMES)
+    assert "paddle's gradient of 1 parameter " in cause.evidence and "head.bias" in cause.evidence
 
 
 def test_unrelated_gradients_have_no_cause() -> None:
