@@ -259,11 +259,9 @@ class StepJudge:
         """Let the rule's verdict stand over the plain values', where there is one and the values exist and are
         finite.
         """
-        if verdict is None or values.measures is None or values.measures.nonfinite_differs:
+        if verdict is None or values.measures is None or "not finite" in values.reason:
             return values
         passed, reason = verdict
-        if "not finite" in values.reason:
-            return values
         return replace(values, passed=passed, reason=reason, exact=True)
 
     def _nothing(self) -> Tuple[Pieces, Pieces]:

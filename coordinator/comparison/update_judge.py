@@ -97,9 +97,6 @@ class UpdateJudge:
                 ),
             )
         state = {slot: (item.fits, _reason(item)) for slot, item in theirs.state.items()}
-        for slot in ours.state:
-            if slot not in theirs.state:
-                state[slot] = (False, f"the paddle side keeps no {slot}")
         return Judged((theirs.parameter.fits, _reason(theirs.parameter)), state, known)
 
     def _as_paddle_does(
