@@ -20,7 +20,40 @@ def test_the_biased_variance_is_recognised_however_often_the_module_runs_in_a_st
         variance = random.uniform(0.5, 2.0, 16)
         torch, paddle = 0.9 * torch + 0.1 * variance, 0.9 * paddle + 0.1 * variance * 47 / 48
     known = batch_norm_running_variance("bn", before, torch, before, paddle, 0.1, 1e-9)
-    assert known is not None and "48" in known.evidence
+    assert known is not None and f"n = {'about ' if calls > 1 else ''}48" in known.evidence
+
+
+def once(share: float, momentum: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a running variance before, and torch's and paddle's after one call, paddle's with ``share`` of torch's."""
+    random = np.random.default_rng(0)
+    before, variance = random.uniform(0.5, 1.5, 16), random.uniform(0.5, 2.0, 16)
+    return before, (1 - momentum) * before + momentum * variance, (1 - momentum) * before + momentum * share * variance
+
+
+@pytest.mark.parametrize("count", [2, 3, 1000])
+def test_the_biased_variance_of_few_and_of_many_elements_is_recognised(count: int) -> None:
+    before, torch, paddle = once((count - 1) / count)
+    known = batch_norm_running_variance("bn", before, torch, before, paddle, 0.1, 1e-9)
+    assert known is not None and f"n = {count};" in known.evidence
+
+
+@pytest.mark.parametrize("share", [0.93, 0.3, 1.02])
+def test_a_factor_that_no_whole_number_of_elements_gives_is_no_biased_variance(share: float) -> None:
+    before, torch, paddle = once(share)
+    assert batch_norm_running_variance("bn", before, torch, before, paddle, 0.1, 1e-6) is None
+
+
+def test_one_variance_from_two_running_ones_is_no_biased_variance() -> None:
+    before, other, variance = np.full(4, 1.0), np.full(4, 2.0), np.full(4, 4.0)
+    torch, paddle = 0.5 * before + 0.5 * variance, 0.5 * other + 0.5 * variance
+    assert batch_norm_running_variance("bn", before, torch, other, paddle, 0.5, 1e-6) is None
+
+
+def test_statistics_that_do_not_move_are_explained_by_nothing() -> None:
+    before, torch, paddle = once(15 / 16)
+    assert batch_norm_running_variance("bn", before, torch, before, paddle, 0.0, 1e-6) is None
+    bias = {"conv.bias": (before, before + 1.0)}
+    assert noise_driven_running_mean("m", (before, before + 1e-3), (before, before + 1e-3), bias, 0.0, 1e-9) is None
 
 
 def test_another_momentum_is_no_biased_variance() -> None:
@@ -36,7 +69,8 @@ def test_a_running_mean_that_follows_a_wandering_bias_is_recognised_and_another_
     moved = bias + 1e-3 * random.standard_normal(8)
     before = (mean, mean + 1e-4)
     after = (0.9 * before[0] + 0.1 * bias, 0.9 * before[1] + 0.1 * moved)
-    known = noise_driven_running_mean("bn.running_mean", before, after, {"conv.bias": (bias, moved)}, 0.1, 1e-9)
+    biases = {"other.bias": (np.zeros(5), np.zeros(5)), "conv.bias": (bias, moved)}
+    known = noise_driven_running_mean("bn.running_mean", before, after, biases, 0.1, 1e-9)
     assert known is not None and "conv.bias" in known.evidence
     elsewhere = (after[0], after[1] + 1e-3)
     assert noise_driven_running_mean("m", before, elsewhere, {"conv.bias": (bias, moved)}, 0.1, 1e-9) is None

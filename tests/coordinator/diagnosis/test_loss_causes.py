@@ -27,6 +27,32 @@ def test_a_whole_multiple_of_the_batch_is_a_reduction(factor: float) -> None:
     assert causes[0].code == "reduction" and "8 samples" in causes[0].evidence and causes[0].confidence > 0.9
 
 
+@pytest.mark.parametrize(("factor", "reduction"), [(8.0, "mean"), (1 / 8, "sum")])
+def test_the_fix_of_a_reduction_is_torchs(factor: float, reduction: str) -> None:
+    assert f"reduction='{reduction}'" in explain_loss(LOSSES, [loss * factor for loss in LOSSES], SIZES)[0].fix
+
+
+def test_a_whole_ratio_that_is_no_multiple_of_the_batch_is_a_less_certain_reduction() -> None:
+    always = explain_loss(LOSSES, [loss * 3.0 for loss in LOSSES], SIZES)[0]
+    once = explain_loss(LOSSES, [LOSSES[0] * 3.0, 30.0, 44.0, 12.0, 9.0, 1.0], SIZES)[0]
+    assert always.code == once.code == "reduction" and "samples" not in always.evidence
+    assert 0.9 > always.confidence > once.confidence
+
+
+@pytest.mark.parametrize("factor", [8.02, 1.001, -2.0])
+def test_a_ratio_next_to_one_that_means_something_is_a_scale(factor: float) -> None:
+    assert [cause.code for cause in explain_loss(LOSSES, [loss * factor for loss in LOSSES], SIZES)] == ["scaled"]
+
+
+def test_a_ratio_of_two_steps_alone_is_no_law() -> None:
+    assert explain_loss(LOSSES[:2], [loss * 1.37 for loss in LOSSES[:2]], SIZES) == []
+
+
+def test_a_loss_of_zero_has_no_ratio() -> None:
+    assert explain_loss([0.0, 1.0], [1.0, 0.5], SIZES) == []
+    assert explain_loss([1.0, 0.5], [0.0, 1.0], SIZES) == []
+
+
 def test_a_reduction_shows_at_the_first_step_though_the_runs_part_after_it() -> None:
     assert first(LOSSES, [LOSSES[0] * 8, 30.0, 44.0, 12.0, 9.0, 1.0]) == "reduction"
     assert "averages where torch sums" in explain_loss([LOSSES[0] * 8, 3.0], [LOSSES[0], 2.0], SIZES)[0].evidence
@@ -42,6 +68,7 @@ def test_a_mean_over_ignored_labels_is_named(valid: int, total: int) -> None:
     paddle = [loss * valid / total for loss in LOSSES]
     assert first(LOSSES, paddle, label_counts=[(valid, total)]) == "ignored_labels"
     assert first(paddle, LOSSES, label_counts=[(valid, total)]) == "ignored_labels"
+    assert first(LOSSES, [loss * 1.00005 for loss in LOSSES], label_counts=[(total, total)]) == "scaled"
 
 
 @pytest.mark.parametrize("amount", [0.1, 0.05, 0.2])
@@ -56,11 +83,20 @@ def test_label_smoothing_is_fitted_on_either_side(amount: float) -> None:
 def test_a_cross_entropy_that_stops_at_64_is_softmax_clipping() -> None:
     assert first([3130.0, 2.0], [64.0, 2.0]) == "softmax_clipping"
     assert first([*LOSSES, 80.0], [*LOSSES, 64.0]) == "softmax_clipping"
+    assert explain_loss([*LOSSES, 80.0], [*LOSSES, 30.0], [8] * 7) == []
 
 
 def test_a_constant_above_the_loss_is_an_offset() -> None:
     causes = explain_loss(LOSSES, [loss + 0.05 for loss in LOSSES], SIZES)
-    assert causes[0].code == "offset" and "0.05 above" in causes[0].evidence
+    assert causes[0].code == "offset" and "paddle's loss is 0.05 above torch's" in causes[0].evidence
+    (below,) = explain_loss(LOSSES, [loss - 0.05 for loss in LOSSES], SIZES)
+    assert "torch's loss is 0.05 above paddle's" in below.evidence
+    (rough,) = explain_loss(LOSSES, [loss + 0.05 + 1e-4 * (step % 2) for step, loss in enumerate(LOSSES)], SIZES)
+    assert rough.code == "offset" and rough.confidence < causes[0].confidence
+
+
+def test_what_stands_above_a_loss_that_does_not_move_may_as_well_be_a_factor() -> None:
+    assert [cause.code for cause in explain_loss([2.0] * 6, [2.05] * 6, SIZES)] == ["scaled"]
 
 
 def test_a_flipped_sign_is_named() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from stepalign.coordinator.diagnosis.cause import Finding
 from stepalign.coordinator.diagnosis.preflight import compare_declarations
-from stepalign.protocol.specs import ModuleSpec, SchedulerSpec
+from stepalign.coordinator.diagnosis.preflight_decay import is_bias, is_norm
+from stepalign.protocol.specs import ModuleSpec, SchedulerSpec, TensorSpec
 
 from .declared_sides import ADAM, ADAMW, SGD, Side, module
 
@@ -121,6 +122,61 @@ def test_a_difference_of_training_is_found_and_matters(torch: Side, paddle: Side
     assert codes(compare(torch, paddle)) == [code]
 
 
+@pytest.mark.parametrize(
+    ("torch", "paddle", "kind"),
+    [
+        (sgd(), sgd(weight_decay=5e-4), "optimizer_state"),
+        (sgd(momentum=0.0), sgd(momentum=0.0, weight_decay=5e-4), "parameter"),
+        (adam(weight_decay=0.1), adam(weight_decay=0.2), "optimizer_state"),
+        (Side(), Side(values={**ADAMW, "weight_decay": 0.1}), "parameter"),
+        (sgd(), adam(weight_decay=0.0), "optimizer_state"),
+        (Side(), adam(weight_decay=0.01), "optimizer_state"),
+        (Side(), adam(weight_decay=0.0), "parameter"),
+        (adam(weight_decay=0.1), Side(values={**ADAMW, "weight_decay": 0.1}), "optimizer_state"),
+        (adam(weight_decay=0.0), Side(values={**ADAMW, "weight_decay": 0.1}), "parameter"),
+    ],
+)
+def test_a_difference_of_optimizers_says_where_it_shows_first(torch: Side, paddle: Side, kind: str) -> None:
+    assert compare(torch, paddle)[0].kind == kind
+
+
+def test_a_regularizer_that_both_sides_have_is_no_finding() -> None:
+    assert compare(sgd(l1_decay=1e-4), sgd(l1_decay=1e-4)) == []
+
+
+@pytest.mark.parametrize(("gamma", "found"), [(0.1, []), (0.2, ["hyperparameter/lr_decay"])])
+def test_a_decay_of_the_rate_inside_torchs_optimizer_may_be_paddles_schedule(gamma: float, found: list[str]) -> None:
+    values = {"lr": 0.1, "eps": 1e-10, "weight_decay": 0.0}
+    torch = Side(optimizer="Adagrad", framework_class="Adagrad", values={**values, "lr_decay": 0.1})
+    paddle = Side(optimizer="Adagrad", framework_class="Adagrad", values=values)
+    paddle.scheduler = SchedulerSpec("InverseTimeDecay", "InverseTimeDecay", {"gamma": gamma})
+    assert [code for code in codes(compare(torch, paddle)) if code.endswith("lr_decay")] == found
+
+
+def test_biases_and_norms_are_known_by_their_role_and_module_whatever_they_are_called() -> None:
+    def tensor(name: str, module_type: str, role: str) -> TensorSpec:
+        return TensorSpec(name, "parameter", (4,), "float32", True, name.rpartition(".")[0], module_type, role)
+
+    assert is_bias(tensor("attn.bias_k", "MyAttention", "")) and is_bias(tensor("attn.b", "Linear", "bias"))
+    assert not is_bias(tensor("bias.weight", "Linear", "weight"))
+    assert is_norm(tensor("ln_f.weight", "LayerNorm", "weight")) and not is_norm(tensor("norm.weight", "Linear", "weight"))
+
+
+def test_whole_numbers_of_another_dtype_are_left_to_the_comparison() -> None:
+    assert compare(Side(dtypes={"fc.bias": "int64"}), Side()) == []
+
+
+def test_what_matters_comes_first_then_the_surest() -> None:
+    torch = Side(modules=(module("drop", "Dropout", p=0.1),), scheduler=SchedulerSpec("StepLR", "StepDecay", {"gamma": 0.1}))
+    paddle = Side(
+        modules=(module("drop", "Dropout", p=0.5),),
+        scheduler=SchedulerSpec("StepLR", "StepDecay", {"gamma": 0.5}),
+        values={**ADAMW, "beta2": 0.99},
+    )
+    found = compare(torch, paddle, "eval")
+    assert [finding.cause.code for finding in found] == ["beta2", "scheduler_argument", "dropout_rate"]
+
+
 def test_group_rates_are_compared_as_proportions() -> None:
     torch = Side(groups=[(DECAYED, ADAMW), (SPARED, {**ADAMW, "lr": 1e-4})])
     same = Side(groups=[(DECAYED, {**ADAMW, "lr": 0.5}), (SPARED, {**ADAMW, "lr": 0.05})])
@@ -134,7 +190,8 @@ def test_rmsprops_epsilon_is_compared_by_its_square() -> None:
     torch = Side(optimizer="RMSprop", framework_class="RMSprop", values={**values, "eps": 1e-8})
     squared = Side(optimizer="RMSprop", framework_class="RMSProp", values={**values, "eps_inside_sqrt": 1e-16})
     copied = Side(optimizer="RMSprop", framework_class="RMSProp", values={**values, "eps_inside_sqrt": 1e-8})
-    assert compare(torch, squared) == []
+    nothing = Side(optimizer="RMSprop", framework_class="RMSProp", values={**values, "eps_inside_sqrt": 1e-20})
+    assert compare(torch, squared) == compare(torch, nothing) == []
     assert codes(compare(torch, copied)) == ["hyperparameter/optimizer_epsilon"]
 
 
@@ -313,9 +370,20 @@ def test_schedules_of_one_rule_are_compared_by_their_arguments() -> None:
         return Side(scheduler=SchedulerSpec("StepLR", "StepDecay", arguments))
 
     assert compare(side(step_size=30, gamma=0.1), side(step_size=30)) == []
+    assert compare(side(step_size=30, gamma=0.2), side(step_size=30, gamma=None)) == []
+    assert compare(side(step_size=30, gamma=None), side(step_size=30, gamma=0.2)) == []
     assert codes(compare(side(step_size=3000, gamma=0.1), side(step_size=4000, gamma=0.1))) == [
         "schedule/scheduler_argument"
     ]
+
+
+def test_a_last_rate_that_follows_from_another_peak_is_left_to_the_numbers() -> None:
+    def side(peak: float, last: float) -> Side:
+        return Side(scheduler=SchedulerSpec("OneCycleLR", "OneCycleLR", {"max_lr": peak, "min_lr": last}))
+
+    assert compare(side(0.1, 4e-7), side(0.2, 8e-7)) == []
+    (finding,) = compare(side(0.1, 4e-7), side(0.1, 1e-4))
+    assert "min_lr" in finding.cause.evidence
 
 
 def test_other_schedule_classes_are_left_to_the_numbers() -> None:
@@ -330,6 +398,11 @@ def test_cycled_momentum_and_an_unwatched_plateau_are_found() -> None:
     assert codes(compare(cycle, Side(scheduler=SchedulerSpec("OneCycleLR", "OneCycleLR", {})))) == [
         "schedule/momentum_cycling"
     ]
+    still = Side(scheduler=SchedulerSpec("OneCycleLR", "OneCycleLR", {"cycle_momentum": False}))
+    assert compare(still, Side(scheduler=SchedulerSpec("OneCycleLR", "OneCycleLR", {}))) == []
+    step = SchedulerSpec("StepLR", "StepDecay", {})
+    watched = compare(Side(scheduler=step, metric="loss"), Side(scheduler=step))
+    assert codes(watched) == [] and codes(watched, matters=False) == ["schedule/scheduler_metric"]
     plateau = SchedulerSpec("ReduceLROnPlateau", "ReduceOnPlateau", {})
     assert codes(compare(Side(scheduler=plateau, metric="loss"), Side(scheduler=plateau))) == [
         "schedule/scheduler_metric"
@@ -341,6 +414,8 @@ def test_clipping_that_paddle_alone_declares_is_found_and_what_torch_may_do_is_a
     assert compare(Side(after_backward=True), Side(clip=clip)) == []
     assert codes(compare(Side(after_backward=True), Side()), matters=False) == ["gradient_clipping/not_clipped"]
     assert codes(compare(Side(), Side(clip=clip))) == ["gradient_clipping/only_paddle_clips"]
+    hint = compare(Side(), Side(after_backward=True))
+    assert codes(hint) == [] and codes(hint, matters=False) == ["gradient_clipping/only_paddle_clips"]
     grouped = compare(Side(after_backward=True), Side(clip={**clip, "scope": "group"}))
     assert codes(grouped, matters=False) == ["gradient_clipping/norm_per_group"]
 
