@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from stepalign.coordinator.cases.case import WeightsSection
 from stepalign.coordinator.diagnosis.cause import Finding
 from stepalign.coordinator.diagnosis.preflight import compare_declarations
 from stepalign.coordinator.diagnosis.preflight_decay import is_bias, is_norm
+from stepalign.coordinator.diagnosis.relevance import settle_by_data
+from stepalign.coordinator.diagnosis.tying import find_untied
+from stepalign.coordinator.sessions.naming import match_names
 from stepalign.protocol.specs import ModuleSpec, SchedulerSpec, TensorSpec
 
 from .declared_sides import ADAM, ADAMW, SGD, Side, module
@@ -183,6 +188,13 @@ def test_group_rates_are_compared_as_proportions() -> None:
     other = Side(groups=[(DECAYED, ADAMW), (SPARED, {**ADAMW, "lr": 1e-7})])
     assert compare(torch, same) == []
     assert codes(compare(torch, other)) == ["hyperparameter/lr_multiplier"]
+
+
+def test_the_rates_that_are_torchs_own_are_the_usual_ones_however_few_they_are() -> None:
+    paddle = Side(effective={name: {"lr_multiplier": 0.1} for name in SPARED})
+    (finding,) = compare(Side(), paddle)
+    assert finding.cause.code == "lr_multiplier"
+    assert "the rate of 3 parameters" in finding.cause.evidence and "0.1 times" in finding.cause.evidence
 
 
 def test_rmsprops_epsilon_is_compared_by_its_square() -> None:
@@ -438,3 +450,42 @@ def test_a_fused_projection_is_compared_with_each_of_its_parts() -> None:
     findings = compare_declarations(torch.build(), paddle.build(), pairs, [], "eval")
     assert codes(findings) == ["weight_decay/decay_missing"]
     assert findings[0].paddle_name == "attn.k.weight"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "held", "matters"),
+    [(None, 0, [0, 3], True), (None, 0, [1, 3], False), (2, 0, [2, 3], True), (2, 0, [3, 4], False), (1, None, [1], True)],
+)
+@pytest.mark.parametrize("dtype", ["int64", "uint8"])
+def test_a_padding_index_matters_where_a_batch_holds_it(
+    ours: int | None, theirs: int | None, held: list[int], matters: bool, dtype: str
+) -> None:
+    sides = [Side(modules=(module("m", "Embedding", padding_idx=index),)) for index in (ours, theirs)]
+    findings = compare(*sides)
+    batches = [{"ids": np.array([7], dtype), "values": np.array([float(ours or 0)])}, {"ids": np.array(held, dtype)}]
+    assert [finding.matters for finding in settle_by_data(findings, batches)] == [matters]
+
+
+def test_other_findings_and_hints_stay_as_they_are_whatever_the_batches_hold() -> None:
+    other = compare(Side(), Side(values={**ADAMW, "beta2": 0.99}))
+    (padding,) = compare(*(Side(modules=(module("m", "Embedding", padding_idx=index),)) for index in (None, 0)))
+    hint = replace(padding, matters=False)
+    batches = [{"ids": np.array([0])}]
+    assert settle_by_data([*other, hint, padding], batches) == [*other, hint, padding]
+    unknown = replace(padding, torch_value=None, paddle_value="")
+    assert settle_by_data([unknown], [{"ids": np.array([5])}]) == [unknown]
+
+
+def test_a_weight_that_one_side_ties_is_named_with_all_that_it_is_on_the_other() -> None:
+    def tensor(name: str, aliases: tuple[str, ...] = ()) -> TensorSpec:
+        return TensorSpec(name, "parameter", (5, 4), "float32", True, name.rpartition(".")[0], "", "weight", aliases=aliases)
+
+    tied, apart = [tensor("embed.weight", ("head.weight",))], [tensor("embed.weight"), tensor("head.weight")]
+    (finding,) = find_untied(match_names(tied, apart, WeightsSection()))
+    assert "embed.weight of torch is embed.weight, head.weight of paddle" in finding.cause.evidence
+    (finding,) = find_untied(match_names(apart, tied, WeightsSection()))
+    assert "embed.weight, head.weight of torch is embed.weight of paddle" in finding.cause.evidence
+    three = [tensor(f"{name}.weight") for name in ("embed", "head", "other")]
+    (finding,) = find_untied(match_names(three, [tensor("embed.weight", ("head.weight", "other.weight"))], WeightsSection()))
+    assert "embed.weight, head.weight, other.weight of torch is embed.weight of paddle" in finding.cause.evidence
+    assert find_untied(match_names(apart, apart, WeightsSection())) == []
