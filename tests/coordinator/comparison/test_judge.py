@@ -221,6 +221,25 @@ def test_without_a_rule_an_update_is_compared_by_value_against_its_own_size() ->
     assert (failure.kind, failure.name, failure.exact) == ("parameter", "fc.bias", False)
 
 
+def test_without_a_rule_a_parameter_may_be_a_rounding_of_itself_apart() -> None:
+    for by, passes in ((2.5e-7, True), (1e-6, False)):
+        steps = without_rule(train(steps=1))
+        bias = steps.of(0, "parameter", "fc.bias").copy()
+        largest = int(np.argmax(np.abs(bias)))
+        bias[largest] *= np.float32(1.0 + by)
+        steps.change(0, "parameter", "fc.bias", bias)
+        assert [item.name for item in steps.failed()] == ([] if passes else ["fc.bias"])
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-5), ("float64", 1e-6)])
+def test_a_loss_may_be_apart_by_what_is_allowed_in_its_dtype(dtype: str, apart: float) -> None:
+    for share, passes in ((0.9, True), (1.2, False)):
+        steps = train(steps=1, dtype=dtype)
+        loss = np.asarray(1.0 + share * apart, dtype)
+        steps.pairs[0] = replace(steps.pairs[0], candidate=replace(steps.pairs[0].candidate, loss=loss))
+        assert [item.kind for item in steps.failed()] == ([] if passes else ["loss"])
+
+
 def test_without_a_rule_what_only_noise_moves_may_differ_by_its_whole_update() -> None:
     first_step = without_rule(noisy_bias(apart=True)).judge()[0]
     assert [item.name for item in first_step.comparisons if item.kind == "parameter" and not item.passed] == []

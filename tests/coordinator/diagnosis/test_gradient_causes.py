@@ -148,6 +148,12 @@ def test_a_reordered_gradient_is_named(axis: int) -> None:
     assert first(lambda name, g: np.take(g, order, axis) if name == "enc.0.weight" else g) == "backward/permuted"
 
 
+def test_a_gradient_a_little_more_than_a_rounding_apart_is_not_called_reordered() -> None:
+    random = np.random.default_rng(5)
+    spread = pairs(lambda name, g: g * (1 + 1e-4 * random.normal(size=g.shape)) if name == "enc.0.weight" else g)
+    assert explain_gradients(spread, NAMES) == []
+
+
 def test_rows_without_gradient_are_named() -> None:
     def silent_row(name: str, g: np.ndarray) -> np.ndarray:
         if name == "embed.weight":
