@@ -23,6 +23,9 @@ from stepalign.coordinator.diagnosis.wording import number
 from stepalign.protocol.specs import ModuleSpec, Scalar
 
 _SAMPLE = 4096
+_SAME_SLOPE = 1e-4
+"""Ten times what the fit of a slope may leave over: what is nearer is rounding, of an identity too."""
+
 _NICE_RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -164,7 +167,7 @@ def _function(where: str, inputs: Array, ours: Array, theirs: Array) -> Iterator
             )
         return
     slopes = negative_slope(x, y), negative_slope(x, z)
-    if slopes[0] is not None and slopes[1] is not None and abs(slopes[0] - slopes[1]) > 1e-6:
+    if slopes[0] is not None and slopes[1] is not None and abs(slopes[0] - slopes[1]) > _SAME_SLOPE:
         evidence = (
             f"{where} multiplies negative inputs by {number(slopes[0])} in torch and by {number(slopes[1])} in paddle"
         )

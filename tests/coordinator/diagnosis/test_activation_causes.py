@@ -196,6 +196,34 @@ def test_layouts_are_named() -> None:
     assert first("Block", X, X[:, :5]) == "shape"
 
 
+def test_exchanged_axes_are_named_with_both() -> None:
+    square = RANDOM.normal(size=(3, 6, 6))
+    assert "axes 1 and 2 exchanged" in explain("Attention", square, np.swapaxes(square, 1, 2))[0].evidence
+    assert "axes 0 and 1 exchanged" in explain("LSTM", X, np.swapaxes(X, 0, 1))[0].evidence
+
+
+def test_other_numbers_in_another_shape_of_the_same_size_are_another_shape() -> None:
+    assert first("Flatten", X, RANDOM.normal(size=(4, 72))) == "shape"
+
+
+def test_an_output_of_zeros_is_no_padding_index_and_one_that_mostly_differs_no_mask() -> None:
+    codes = {cause.code for cause in explain("Embedding", X, np.zeros_like(X))}
+    assert not codes & {"padding_idx", "mask"}
+    mostly = RANDOM.normal(size=X.shape)
+    mostly[:, :2] = X[:, :2]
+    assert explain("Encoder", X, mostly) == []
+
+
+def test_a_factor_is_not_one_for_each_channel_and_few_numbers_make_none() -> None:
+    assert [cause.code for cause in explain("Block", X, 1.37 * X)] == ["scale"]
+    row = RANDOM.normal(size=(1, 8))
+    assert explain("Block", row, row * RANDOM.uniform(0.5, 2.0, size=8)) == []
+
+
+def test_what_rounding_explains_is_no_layout_and_no_factor() -> None:
+    assert explain("Block", X, X * (1 + 3e-6 * RANDOM.normal(size=X.shape)), X) == []
+
+
 def test_a_constant_and_a_bias_are_told_apart() -> None:
     assert first("Block", X, X + 0.5) == "offset"
     assert first("Linear", X, X + RANDOM.normal(size=8)) == "bias"
