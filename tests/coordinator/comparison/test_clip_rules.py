@@ -36,6 +36,13 @@ def test_values_are_cut_at_both_ends() -> None:
     np.testing.assert_array_equal(cut["a"], [2.0, -2.0, 1.0])
 
 
+def test_values_may_be_cut_at_ends_of_their_own_and_without_a_limit_nothing_is() -> None:
+    cut = predict_clip("clip_value", {"max": 2.0, "min": -1.0}, {"a": np.array([3.0, -3.0, 1.0])})
+    np.testing.assert_array_equal(cut["a"], [2.0, -1.0, 1.0])
+    for kind in ("ClipGradByGlobalNorm", "ClipGradByNorm", "clip_value"):
+        np.testing.assert_array_equal(predict_clip(kind, {}, GRADIENTS)["b"], GRADIENTS["b"])
+
+
 def test_a_norm_of_another_order() -> None:
     assert total_norm(GRADIENTS.values(), 1.0) == 7.0
     assert total_norm(GRADIENTS.values(), float("inf")) == 4.0

@@ -319,8 +319,30 @@ def test_paddles_biased_variance_is_known_and_counts_when_strict() -> None:
     assert steps.known(strict=True) == set()
 
 
+def following_mean(size: float) -> Steps:
+    """Return steps in which ``fc.bias``, with gradients of this size, is apart before the last, and a running mean follows."""
+    steps = train(steps=2, sizes={"fc.bias": size})
+    steps.change(0, "parameter", "fc.bias", steps.of(0, "parameter", "fc.bias") + np.float32(0.01))
+    steps.change(1, "parameter", "fc.bias", steps.of(1, "parameter", "fc.bias") + np.float32(0.01))
+    means = np.linspace(1e-4, 1e-3, 12, dtype=np.float32)
+    for step in (0, 1):
+        for side in ("torch", "paddle"):
+            steps.change(step, "buffer", "bn.running_mean", means, side)
+    steps.change(1, "buffer", "bn.running_mean", means + np.float32(1e-3))
+    return steps
+
+
+def test_a_running_mean_may_follow_a_bias_that_noise_alone_moves_and_no_other() -> None:
+    assert ("noise_driven_running_mean", "bn.running_mean") in following_mean(1e-9).known()
+    assert "buffer" not in {item.kind for item in following_mean(1e-9).failed()}
+    assert [item.step for item in following_mean(1.0).failed() if item.name == "bn.running_mean"] == [1]
+
+
 def test_a_buffer_that_no_formula_explains_fails() -> None:
     assert first(batch_norm(1.1)) == (0, "buffer", "bn.running_var")
+    biased = batch_norm(15 / 16)
+    biased.change(0, "buffer", "bn.running_var", biased.of(0, "buffer", "bn.running_var") + np.float32(1e-3))
+    assert first(biased) == (0, "buffer", "bn.running_var")
     steps = train(steps=1)
     steps.change(0, "buffer", "bn.running_mean", steps.of(0, "buffer", "bn.running_mean") + np.float32(1e-3))
     assert first(steps) == (0, "buffer", "bn.running_mean")

@@ -39,6 +39,51 @@ def test_an_update_by_the_rule_fits(rule: str, dtype: str) -> None:
     assert judged(rule, {}, {}, dtype, steps=7).fits
 
 
+FORMS: list[Hyper] = [
+    {"maximize": True},
+    {"gradient_scale": 0.5, "weight_decay": 0.1},
+    {"l1_decay": 1e-3},
+    {"coupled_weight_decay": 0.1},
+    {"amsgrad": True},
+    {"eps": 1e-3, "eps_before_correction": True},
+    {"bias_correction": False},
+    {"correction_offset": 1},
+    {"weight_decay": 0.3},
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: next(reversed(form)))
+def test_a_form_of_a_rule_fits_itself_and_not_the_plain_rule(form: Hyper, dtype: str) -> None:
+    for rule in ("Adam", "AdamW"):
+        assert judged(rule, form, form, dtype, steps=3).fits
+        plain = {name: value for name, value in form.items() if name in ("eps", "weight_decay") and len(form) > 1}
+        if form != {"amsgrad": True}:
+            assert not judged(rule, plain, form, dtype, steps=3).fits
+
+
+@pytest.mark.parametrize("decays", [0.02, -0.02])
+def test_a_decay_too_small_for_any_element_shows_in_all_of_them_together(decays: float) -> None:
+    before = np.random.default_rng(5).normal(size=(200, 200)).astype(np.float32)
+    after = (before.astype(np.float64) * (1.0 - 1e-6 * decays) - 1e-6).astype(np.float32)
+    found = judge_update("SGD", {}, before, np.ones_like(before), {}, after, {}, 1e-6, 0, "float32")
+    assert found is not None and not found.fits and found.parameter.worst <= 1.0
+    assert found.parameter.drift == pytest.approx(-1e-6 * decays, rel=0.5)
+
+
+def test_a_slot_that_is_wrong_beside_a_right_parameter_does_not_fit() -> None:
+    before, gradient = (np.random.default_rng(6).normal(size=(2, 30)) * 0.1).astype(np.float32)
+    state = {"moment1": np.zeros(30, np.float32), "moment2": np.zeros(30, np.float32)}
+    predicted = predict("Adam", {}, before, gradient, state, 1e-3, 0)
+    assert predicted is not None
+    later = {slot: predicted.state[slot].astype(np.float32) for slot in state}
+    after = predicted.parameter.astype(np.float32)
+    later["moment2"][7] *= np.float32(1.0 + 4e-6)
+    found = judge_update("Adam", {}, before, gradient, state, after, later, 1e-3, 0, "float32")
+    assert found is not None and found.parameter.fits and found.state["moment1"].fits
+    assert not found.state["moment2"].fits and not found.fits
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("rule", "ours", "theirs", "lr"),

@@ -150,3 +150,69 @@ def test_the_states_own_count_beats_the_step() -> None:
     state = {"moment1": np.zeros(1), "moment2": np.zeros(1), "step": np.asarray(9.0, np.float32)}
     predicted = predict("Adam", {}, np.ones(1), np.ones(1), state, 0.1, 3)
     assert predicted is not None and predicted.state["step"] == 10.0
+
+
+def one(rule: str, hyper: dict[str, Any], value: float, gradient: float, state: Data | None = None, lr: float = 0.1) -> Any:
+    """Return what a rule makes of one number."""
+    predicted = predict(rule, hyper, np.array([value]), np.array([gradient]), state or {}, lr, 0)
+    assert predicted is not None
+    return predicted
+
+
+def test_an_l1_term_pulls_by_its_sign_alone() -> None:
+    for value, expected in ((2.0, 1.95), (-2.0, -1.95), (0.0, 0.0)):
+        predicted = one("SGD", {"l1_decay": 0.5}, value, 0.0)
+        assert predicted.parameter[0] == pytest.approx(expected) and predicted.scale[0] == pytest.approx(0.05)
+
+
+def test_a_gradient_may_be_scaled_climbed_and_joined_by_decay_beside_the_decoupled_one() -> None:
+    assert one("SGD", {"maximize": True}, 2.0, 1.0).parameter[0] == pytest.approx(2.1)
+    assert one("SGD", {"gradient_scale": 0.5}, 2.0, 1.0).parameter[0] == pytest.approx(1.95)
+    assert one("SGD", {"weight_decay": 0.1, "coupled_weight_decay": 0.2}, 2.0, 0.0).parameter[0] == pytest.approx(1.94)
+    both = one("AdamW", {"weight_decay": 0.5, "coupled_weight_decay": 0.2}, 2.0, 0.0)
+    assert both.state["moment1"][0] == pytest.approx(0.04)
+    assert both.parameter[0] == pytest.approx(2.0 * 0.95 - 0.1)
+
+
+def test_adamw_decays_by_a_hundredth_where_nothing_is_said_and_rounds_the_parameter_twice_more_for_it() -> None:
+    assert one("AdamW", {}, 2.0, 0.0).parameter[0] == pytest.approx(2.0 * 0.999)
+    assert one("Adam", {}, 2.0, 0.0).parameter[0] == 2.0
+    roundings = [one("AdamW", {"weight_decay": decay}, 2.0, 0.0).parameter_roundings for decay in (0.01, 0.0)]
+    assert roundings == [3, 1]
+
+
+def test_the_bias_correction_may_be_left_out_or_run_ahead() -> None:
+    plain = {"beta1": 0.9, "beta2": 0.99, "eps": 0.0}
+    assert one("Adam", plain, 0.0, 2.0).parameter[0] == pytest.approx(-0.1)
+    assert one("Adam", {**plain, "bias_correction": False}, 0.0, 2.0).parameter[0] == pytest.approx(-0.1 * 0.1 / 0.1)
+    ahead = one("Adam", {**plain, "correction_offset": 1}, 0.0, 2.0)
+    assert ahead.parameter[0] == pytest.approx(-0.1 * (0.1 / 0.19) / np.sqrt(0.01 / 0.0199))
+
+
+def test_an_epsilon_beside_the_root_before_its_correction_weighs_more() -> None:
+    hyper = {"beta1": 0.9, "beta2": 0.99, "eps": 0.2}
+    assert one("Adam", hyper, 0.0, 2.0).parameter[0] == pytest.approx(-0.1 * 2.0 / 2.2)
+    before = one("Adam", {**hyper, "eps_before_correction": True}, 0.0, 2.0)
+    assert before.parameter[0] == pytest.approx(-0.1 * 2.0 / ((0.2 + 0.2) / 0.1))
+
+
+def test_adagrads_rate_falls_with_its_count_and_its_sum_starts_where_it_is_told() -> None:
+    state = {"sum_of_squares": np.array([5.0]), "step": np.asarray(4.0)}
+    assert one("Adagrad", {"lr_decay": 0.5}, 0.0, 2.0, state).parameter[0] == pytest.approx(-0.1 / 3.0 * 2.0 / 3.0)
+    assert one("Adagrad", {"initial_accumulator_value": 12.0}, 0.0, 2.0).parameter[0] == pytest.approx(-0.1 * 2.0 / 4.0)
+
+
+def test_an_epsilon_below_rmsprops_root_is_torchs_or_one_of_its_own() -> None:
+    hyper = {"alpha": 0.75, "eps": 3.0}
+    assert one("RMSprop", hyper, 0.0, 2.0).parameter[0] == pytest.approx(-0.1 * 2.0 / 4.0)
+    assert one("RMSprop", {**hyper, "eps_inside_sqrt": True}, 0.0, 2.0).parameter[0] == pytest.approx(-0.1 * 2.0 / 2.0)
+    assert one("RMSprop", {**hyper, "eps_inside_sqrt": 8.0}, 0.0, 2.0).parameter[0] == pytest.approx(-0.1 * 2.0 / 3.0)
+
+
+def test_rprops_steps_stay_within_their_limits_and_paddles_slots_are_torchs_by_other_names() -> None:
+    for size, expected in ((10.0, 12.0), (45.0, 50.0)):
+        ours = one("Rprop", {}, 0.0, 1.0, {"prev": np.array([1.0]), "step_size": np.array([size])})
+        theirs = one("Rprop", {}, 0.0, 1.0, {"prevs": np.array([1.0]), "learning_rates": np.array([size])})
+        assert ours.parameter[0] == theirs.parameter[0] == -expected
+    turned = one("Rprop", {}, 0.0, -1.0, {"prev": np.array([1.0]), "step_size": np.array([10.0])})
+    assert (turned.parameter[0], turned.state["prev"][0], turned.state["step_size"][0]) == (0.0, 0.0, 5.0)
