@@ -132,6 +132,39 @@ def test_what_only_noise_moved_is_not_compared_after_steps_without_any(noise: fl
     assert named == ({"a.bias/moment1"} if compared else set())
 
 
+@pytest.mark.parametrize(
+    ("slot", "size", "compared"), [("moment1", 1e-9, False), ("moment2", 1e-9, True), ("moment2", 1e-13, False)]
+)
+def test_noise_in_a_mean_of_squares_is_the_square_of_what_it_is_in_a_mean(slot: str, size: float, compared: bool) -> None:
+    initial, pairs = train(5)
+    thin(pairs)
+    for side, part in ((pairs[3].reference, 1.0), (pairs[3].candidate, 0.5)):
+        shape = side.tensors["parameter"]["a.weight"].shape
+        side.tensors["optimizer_state"] = {
+            f"a.weight/{slot}": np.ones(shape, np.float32), f"a.bias/{slot}": np.full(40, part * size, np.float32)
+        }  # fmt: skip
+    assert [item.name for item in judge(pairs, initial)[3].comparisons if item.name.startswith("a.bias/")] == (
+        [f"a.bias/{slot}"] if compared else []
+    )
+
+
+def test_what_is_noise_on_one_side_alone_is_compared_after_steps_without_any() -> None:
+    initial, pairs = train(5)
+    thin(pairs)
+    for side, size in ((pairs[3].reference, 1e-9), (pairs[3].candidate, 0.5)):
+        shape = side.tensors["parameter"]["a.weight"].shape
+        state = {"a.weight/moment1": np.ones(shape, np.float32), "a.bias/moment1": np.full(40, size, np.float32)}
+        side.tensors["optimizer_state"] = state
+    assert [item.name for item in judge(pairs, initial)[3].comparisons if not item.passed] == ["a.bias/moment1"]
+
+
+def test_a_parameter_that_one_side_lacks_after_steps_without_any_fails() -> None:
+    initial, pairs = train(5)
+    thin(pairs)
+    del pairs[3].candidate.tensors["parameter"]["a.bias"]
+    assert [item.name for item in judge(pairs, initial)[3].comparisons if not item.passed] == ["a.bias"]
+
+
 @pytest.mark.parametrize(("moved", "passes"), [(1e-8, True), (1e-4, False)])
 def test_a_parameter_that_was_zero_may_hold_noise_beside_the_models_others(moved: float, passes: bool) -> None:
     initial, pairs = train(5)

@@ -77,6 +77,16 @@ def test_a_kind_that_one_side_lacks_altogether_fails(lost: str) -> None:
     assert lacking and all("the paddle side has no" in item.reason and item.exact for item in lacking)
 
 
+def test_what_came_nearest_to_its_tolerance_is_measured_in_full_of_each_kind() -> None:
+    steps = train(steps=1)
+    for name, by in (("fc.weight", 1.000001), ("fc.bias", 1.00001), ("out.weight", 1.000002)):
+        steps.change(0, "gradient", name, steps.of(0, "gradient", name) * np.float32(by))
+    found = [item for item in steps.judge()[0].comparisons if item.kind == "gradient" and item.measures is not None]
+    assert all(item.passed for item in found) and len(found) == 3
+    (full,) = (item for item in found if item.measures is not None and item.measures.complete)
+    assert full.name == "fc.bias" and full.measures is not None and full.measures.rel_l2 == pytest.approx(1e-5, rel=0.1)
+
+
 def test_gradients_are_named_from_the_loss_back() -> None:
     steps = train(steps=1)
     for name in ("fc.weight", "out.weight"):

@@ -38,6 +38,16 @@ def test_an_update_too_small_to_show_by_value_is_held_against_the_rule_with_its_
     assert (failure.kind, failure.name, failure.exact) == ("optimizer_state", "fc.weight/moment2", True)
 
 
+@pytest.mark.parametrize("place", [0, 1, 2, 89_998])
+def test_a_wrong_element_of_a_large_parameter_is_judged_wherever_it_is(place: int) -> None:
+    steps = train("SGD", steps=1, shapes={"w": (300, 300)})
+    weight = steps.of(0, "parameter", "w").copy()
+    weight.reshape(-1)[place] += np.float32(1e-3)
+    steps.change(0, "parameter", "w", weight)
+    (failure,) = steps.failed()
+    assert failure.exact and failure.reason.startswith(BY_RULE) and str([place // 300, place % 300]) in failure.reason
+
+
 def test_a_decay_that_moves_no_element_beyond_rounding_shows_on_the_whole() -> None:
     shapes = {"w": (200, 300)}
     steps = train("SGD", {"weight_decay": 2e-5}, {}, steps=1, shapes=shapes, sizes={"w": 1e-3})
