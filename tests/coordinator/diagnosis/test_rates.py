@@ -186,3 +186,38 @@ def test_a_line_that_ends_below_torchs_is_a_floor_too(length: int) -> None:
     torch, paddle = polynomial(1e-3, 50, 1.0, 1e-4), polynomial(1e-3, 50, 1.0)
     cause = explain(torch, paddle, length)[0]
     assert cause.code == "floor" and "ends 0.0001 below torch's end" in cause.evidence
+
+
+def test_the_rest_of_a_rate_that_decays_to_nothing_is_no_difference() -> None:
+    assert explain_rates([[1.0], [0.5], [0.0]], [[1.0], [0.5], [1e-14]], [(0, 0)]) == []
+
+
+def test_which_side_is_late_is_said() -> None:
+    wave = cosine(0.1, 300)
+    late, early = explain(wave, lambda i: wave(max(i - 1, 0)), 10)[0], explain(wave, lambda i: wave(i + 1), 10)[0]
+    assert "paddle is 1 step(s) late: its rates are torch's of step i-1" in late.evidence
+    assert "paddle is 1 step(s) early: its rates are torch's of step i+1" in early.evidence
+
+
+def test_a_factor_of_one_step_and_one_that_a_shift_gives_too_are_less_certain() -> None:
+    def certain(causes: list[Cause]) -> float:
+        return next(cause.confidence for cause in causes if cause.code == "rate_scale")
+
+    always = certain(explain(constant(0.1), constant(0.2), 10))
+    assert always > certain(explain(constant(0.1), constant(0.2), 1))
+    assert always > certain(explain(exponential(0.1, 0.95), exponential(0.1 * 0.95, 0.95), 10))
+
+
+def test_a_warm_up_that_never_ends_may_be_all_that_is_scheduled() -> None:
+    causes = explain(lambda i: 1e-4 * (i + 1), constant(1e-3), 10)
+    assert {cause.code for cause in causes} == {"not_scheduled", "warmup_missing"}
+
+
+def test_one_drop_is_less_certain_to_be_a_missing_schedule_than_a_whole_course() -> None:
+    drop, course = explain(steps(0.1, 6, 0.5), constant(0.1), 10), explain(cosine(0.1, 700), constant(0.1), 10)
+    assert drop[0].code == course[0].code == "not_scheduled" and drop[0].confidence < course[0].confidence
+
+
+def test_a_warm_up_is_as_certain_as_its_law_unless_the_schedule_is_stepped_at_other_times() -> None:
+    (missing,) = (cause for cause in explain(linear(3e-5, 4, 9000), polynomial(3e-5, 9000, 1.0), 64) if "warmup" in cause.code)
+    assert missing.confidence >= 0.7
