@@ -109,6 +109,29 @@ def test_a_wrong_hyperparameter_does_not_fit_in_the_second_step(
     assert found.worst > 2.0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax"])
+def test_an_update_that_is_a_little_larger_as_a_whole_does_not_fit(rule: str, dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    before, gradient = (rng.normal(size=(2, 40, 30)) * 0.05).astype(dtype)
+    predicted = predict(rule, {}, before, gradient, {}, 1.01e-3, 0)
+    assert predicted is not None
+    after = predicted.parameter.astype(dtype)
+    later = {slot: array.astype(dtype) for slot, array in predicted.state.items()}
+    for lr, fits in ((1.01e-3, True), (1e-3, False)):
+        found = judge_update(rule, {}, before, gradient, {}, after, later, lr, 0, dtype)
+        assert found is not None and found.fits == fits
+
+
+def test_the_share_of_wrong_elements_is_that_of_all() -> None:
+    rng = np.random.default_rng(3)
+    before, gradient = rng.normal(size=(2, 40, 30)).astype(np.float32)
+    after = (before.astype(np.float64) - 1e-3 * gradient).astype(np.float32)
+    after[7] += np.float32(1e-4)
+    found = judge_update("SGD", {}, before, gradient, {}, after, {}, 1e-3, 0, "float32")
+    assert found is not None and found.parameter.outside == 30 / 1200
+
+
 def test_one_wrong_element_in_a_million_shows_with_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(update_residual, "CHUNK_ELEMENTS", 1 << 16)
     before = np.random.default_rng(0).normal(size=(1000, 1000)).astype(np.float32)

@@ -104,6 +104,14 @@ def test_declared_groups_of_which_one_stays_above_the_limit_are_not_what_clips()
     assert cause.code == "only_some_parameters"
 
 
+def test_some_tensors_that_are_clipped_one_by_one_beside_others_above_the_limit_are_no_groups() -> None:
+    def two(gradients: Gradients) -> Gradients:
+        return {**gradients, **predict_clip("ClipGradByNorm", {"max_norm": 1.0}, {name: gradients[name] for name in GROUPS[0]})}
+
+    (cause,) = explain_clipping(traces(TORCH, two, steps=1))
+    assert cause.code == "changed_before_update"
+
+
 def scale(**factors: float) -> Clip:
     """Return what multiplies gradients: those named, with ``_`` for the dot, and all others by ``every``."""
     every = factors.get("every", 1.0)
@@ -151,7 +159,7 @@ def test_a_clip_of_another_kind_at_some_steps_is_left_unexplained() -> None:
 
     def alternate(gradients: Gradients) -> Gradients:
         calls.append(None)
-        return (TORCH if len(calls) % 2 else clip("clip_value", max=0.5))(gradients)
+        return (clip("clip_value", max=0.5) if len(calls) % 2 else TORCH)(gradients)
 
     assert explain_clipping(traces(NOTHING, alternate)) == []
 
