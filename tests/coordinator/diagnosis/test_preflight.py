@@ -90,6 +90,8 @@ def test_decay_on_biases_and_norms_is_found_by_its_resolved_values() -> None:
     assert all(finding.kind == "parameter" for finding in findings)
     bias = next(finding for finding in findings if finding.cause.code == "decay_on_bias")
     assert "fc_0.b_0" in bias.cause.evidence
+    norm = next(finding for finding in findings if finding.cause.code == "decay_on_norm")
+    assert "1 norm weights" in norm.cause.evidence and "norm.bias" not in norm.cause.evidence
     assert "apply_decay_param_fun" in bias.cause.fix
 
 
@@ -180,6 +182,12 @@ def test_what_matters_comes_first_then_the_surest() -> None:
     )
     found = compare(torch, paddle, "eval")
     assert [finding.cause.code for finding in found] == ["beta2", "scheduler_argument", "dropout_rate"]
+    step = SchedulerSpec("StepLR", "StepDecay", {})
+    torch = Side(modules=(module("norm", "MyNorm", **{"attr.epsilon": 1e-12}),), scheduler=step, metric="loss")
+    paddle = Side(modules=(module("norm", "Norm", **{"attr.epsilon": 1e-6}),), scheduler=step)
+    matters, hint = compare(torch, paddle)
+    assert (matters.cause.code, hint.cause.code) == ("norm_epsilon", "scheduler_metric")
+    assert hint.cause.confidence > matters.cause.confidence
 
 
 def test_group_rates_are_compared_as_proportions() -> None:
@@ -403,6 +411,8 @@ def test_other_schedule_classes_are_left_to_the_numbers() -> None:
     assert compare(torch, Side(scheduler=SchedulerSpec("LambdaLR", "LambdaDecay", {}))) == []
     assert codes(compare(torch, Side())) == []
     assert codes(compare(torch, Side()), matters=False) == ["schedule/scheduler_missing"]
+    step = Side(scheduler=SchedulerSpec("StepLR", "StepDecay", {"gamma": 0.1}))
+    assert compare(step, Side(scheduler=SchedulerSpec("ExponentialLR", "ExponentialDecay", {"gamma": 0.9}))) == []
 
 
 def test_cycled_momentum_and_an_unwatched_plateau_are_found() -> None:
