@@ -75,6 +75,21 @@ def test_a_header_that_is_none_is_refused(frame: bytes, message: str) -> None:
         decode([frame])
 
 
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([float(PROTOCOL_VERSION), "Finish", {}, []], f"protocol version {float(PROTOCOL_VERSION)} came"),
+        ([PROTOCOL_VERSION, ["Finish"], {}, []], r"message \['Finish'\] is unknown"),
+        ([PROTOCOL_VERSION, "Finish", {}, 5], "Finish does not end with a list of what was released"),
+        ([PROTOCOL_VERSION, "Finish", {}, {"0": 64}], "Finish does not end with a list of what was released"),
+        ([PROTOCOL_VERSION, "Finish", {}, [64]], "memory at 64 was released, but none is shared"),
+    ],
+)
+def test_each_part_of_a_header_has_its_type(parts: list[Any], message: str) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        decode([msgpack.packb(parts)])
+
+
 def test_no_frame_is_no_message() -> None:
     assert error_of() == "a message without a frame came"
 

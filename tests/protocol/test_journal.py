@@ -86,6 +86,15 @@ def test_a_writer_that_nobody_reads_is_told_so() -> None:
     writer.close()
 
 
+def test_no_child_of_the_writer_inherits_its_end() -> None:
+    reader, descriptor = open_journal()
+    os.set_inheritable(descriptor, True)
+    writer = JournalWriter(descriptor)
+    assert not os.get_inheritable(descriptor)
+    reader.close()
+    writer.close()
+
+
 def test_what_a_killed_writer_wrote_is_there() -> None:
     reader, descriptor = open_journal()
     pid = os.fork()
