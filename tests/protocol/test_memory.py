@@ -58,6 +58,17 @@ def test_what_is_written_into_room_is_not_copied_again() -> None:
     assert theirs.arena.used_bytes() == room.nbytes
 
 
+def test_another_order_of_what_lies_in_memory_is_copied_and_not_handed_over() -> None:
+    ours, theirs = open_ends()
+    room = theirs.arena.room((4, LARGE), "float32")
+    assert room is not None
+    room[:] = random(LARGE * 4).reshape(4, -1)
+    message = decode(encode(Weights({"turned": room.T, "strided": room[::2], "whole": room}), theirs), ours)
+    assert isinstance(message, Weights)
+    for name, array in (("turned", room.T), ("strided", room[::2]), ("whole", room)):
+        np.testing.assert_array_equal(message.tensors[name], array, strict=True)
+
+
 def test_both_directions_are_apart() -> None:
     ours, theirs = open_ends()
     up, down = random(LARGE, 1), random(LARGE, 2)
