@@ -16,8 +16,8 @@ def rounded_hyperparameters(rule: str, hyper: Mapping[str, Scalar]) -> Iterator[
     """Yield the hyper-parameters as declared, then as float32 kernels' attributes keep them, by the variant's name."""
     yield "", hyper
     full: dict[str, Scalar] = {**_DEFAULTS.get(rule, {}), **hyper}
-    if isinstance(full.get("betas"), tuple):
-        full["beta1"], full["beta2"] = Hyperparameters(full).pair("beta1", "beta2", "betas", (0.9, 0.999))
+    if isinstance(hyper.get("betas"), tuple):
+        full["beta1"], full["beta2"] = Hyperparameters(hyper).pair("beta1", "beta2", "betas", (0.9, 0.999))
     every = {name: _as_float32(value) for name, value in full.items()}
     if every != full:
         yield "float32_hyperparameters", every

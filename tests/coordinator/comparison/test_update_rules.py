@@ -159,6 +159,21 @@ def one(rule: str, hyper: dict[str, Any], value: float, gradient: float, state: 
     return predicted
 
 
+def test_nesterovs_momentum_looks_ahead_by_the_new_velocity() -> None:
+    hyper = {"momentum": 0.5, "nesterov": True}
+    predicted = one("SGD", hyper, 0.0, 2.0, {"velocity": np.array([4.0])}, lr=1.0)
+    assert (predicted.state["velocity"][0], predicted.parameter[0]) == (4.0, -4.0)
+    assert one("SGD", {"momentum": 0.5}, 0.0, 3.0, {"velocity": np.array([4.0])}, lr=1.0).parameter[0] == -5.0
+    assert one("SGD", hyper, 0.0, 3.0, {"velocity": np.array([4.0])}, lr=1.0).parameter[0] == -5.5
+
+
+def test_a_scalar_slot_is_as_exact_as_the_state_keeps_it() -> None:
+    for dtype in (np.float32, np.float64):
+        later = one("ASGD", {"lambd": 0.3}, 1.0, 1.0, {"eta": np.asarray(0.1, dtype)}).state["eta"]
+        exact = 0.1 / (1.0 + 0.3 * 0.1) ** 0.75
+        assert float(later) == (float(np.float32(exact)) if dtype == np.float32 else exact)
+
+
 def test_an_l1_term_pulls_by_its_sign_alone() -> None:
     for value, expected in ((2.0, 1.95), (-2.0, -1.95), (0.0, 0.0)):
         predicted = one("SGD", {"l1_decay": 0.5}, value, 0.0)
