@@ -33,7 +33,7 @@ def compare_rates(torch: np.ndarray, paddle: np.ndarray, tolerance: Tolerance) -
             )
             continue
         ours, theirs = torch[:, group], paddle[:, group]
-        atol = max(tolerance.atol, RATE_ATOL_PER_PEAK * float(np.max(np.abs(ours), initial=0.0)))
+        atol = max(tolerance.atol, RATE_ATOL_PER_PEAK * float(np.max(np.abs(ours[np.isfinite(ours)]), initial=0.0)))
         steps = failing_steps(ours, theirs, tolerance.rtol, atol)
         for step in steps or [len(ours) - 1]:
             found.append(
@@ -45,7 +45,7 @@ def compare_rates(torch: np.ndarray, paddle: np.ndarray, tolerance: Tolerance) -
 def failing_steps(torch: np.ndarray, paddle: np.ndarray, rtol: float, atol: float) -> List[int]:
     """Return the steps at which two rates differ by more than atol + rtol * |torch|, or are not finite."""
     with np.errstate(invalid="ignore"):
-        within = np.abs(paddle - torch) <= atol + rtol * np.abs(torch)
+        within = np.isfinite(torch) & (np.abs(paddle - torch) <= atol + rtol * np.abs(torch))
     return [int(step) for step in np.flatnonzero(~within)]
 
 

@@ -60,6 +60,17 @@ def test_every_step_and_group_at_which_two_schedules_differ_is_told_in_order_of_
     assert all(item.exact for item in found)
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_rate_that_is_not_finite_fails_and_hides_no_other(value: float) -> None:
+    right, wrong = np.full((4, 1), 1e-3), np.full((4, 1), 1e-3)
+    wrong[1] = value
+    for torch, paddle in ((right, wrong), (wrong, right), (wrong, wrong)):
+        assert [item.step for item in compare_rates(torch, paddle, RATE_TOLERANCE) if not item.passed] == [1]
+    apart = right.copy()
+    apart[3] = 2e-3
+    assert [item.step for item in compare_rates(wrong, apart, RATE_TOLERANCE) if not item.passed] == [1, 3]
+
+
 @pytest.mark.parametrize(("rest", "passes"), [(0.9e-15, True), (1.1e-14, False)])
 def test_the_rest_of_a_rate_that_decays_to_nothing_is_rounding_beside_its_peak(rest: float, passes: bool) -> None:
     torch, paddle = np.array([[10.0], [0.0]]), np.array([[10.0], [10.0 * rest]])
