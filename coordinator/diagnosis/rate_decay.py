@@ -129,7 +129,7 @@ def _floor(value: float, evidence: str, confidence: float) -> Cause:
 
 def _lines(begin: int, ours: Rates, torch: shapes.Line, paddle: shapes.Line) -> Iterator[Cause]:
     torch_end, paddle_end = (begin - line.start / line.slope for line in (torch, paddle))
-    whole = _whole(paddle_end)
+    whole = _whole(paddle_end) and not same(torch_end, paddle_end)
     same_start = same(torch.start, paddle.start)
     if same_start and torch.last == paddle.last < ours.size - 1:
         whole = False
@@ -167,11 +167,15 @@ def _waves(torch: shapes.Cosine, paddle: shapes.Cosine) -> Iterator[Cause]:
     ratio = paddle.frequency / torch.frequency
     lengths = f"{number(np.pi / torch.frequency)} steps in torch and {number(np.pi / paddle.frequency)} in paddle"
     if abs(ratio - 1.0) < 1e-4:
+        peaks = torch.floor + torch.amplitude, paddle.floor + paddle.amplitude
+        if abs(paddle.floor - torch.floor) <= shapes.TOLERANCE * max(peaks):
+            return
         evidence = (
             f"both fall as a cosine over {number(np.pi / torch.frequency)} steps, to {number(torch.floor)} in torch"
         )
         if _possible(paddle.floor, np.array([torch.amplitude, torch.floor])):
-            yield _floor(paddle.floor, f"{evidence} and {number(paddle.floor)} in paddle", 0.95)
+            confidence = 0.95 if same(*peaks) else 0.6
+            yield _floor(paddle.floor, f"{evidence} and {number(paddle.floor)} in paddle", confidence)
     elif abs(ratio - 2.0) < 1e-4 or abs(ratio - 0.5) < 1e-4:
         yield Cause(
             Category.SCHEDULE,

@@ -50,7 +50,7 @@ def _column(rates: Sequence[Sequence[float]], group: int, steps: int) -> Rates:
 
 def _equal(ours: Rates, theirs: Rates) -> bool:
     scale = float(np.max(np.abs(ours), initial=0.0))
-    return bool(np.all(np.abs(ours - theirs) <= 1e-9 * np.abs(ours) + 1e-13 * scale))
+    return bool(np.isfinite(scale) and np.all(np.abs(ours - theirs) <= 1e-9 * np.abs(ours) + 1e-13 * scale))
 
 
 def _groups(pairs: list[tuple[Rates, Rates, int]], differing: list[tuple[Rates, Rates, int]]) -> Iterator[Cause]:

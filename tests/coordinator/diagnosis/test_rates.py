@@ -221,3 +221,44 @@ def test_one_drop_is_less_certain_to_be_a_missing_schedule_than_a_whole_course()
 def test_a_warm_up_is_as_certain_as_its_law_unless_the_schedule_is_stepped_at_other_times() -> None:
     (missing,) = (cause for cause in explain(linear(3e-5, 4, 9000), polynomial(3e-5, 9000, 1.0), 64) if "warmup" in cause.code)
     assert missing.confidence >= 0.7
+
+
+@pytest.mark.parametrize("length", [10, 64])
+@pytest.mark.parametrize(
+    "schedule",
+    [cosine(0.1, 900), polynomial(0.01, 6000, 1.0), exponential(0.1, 0.9), steps(0.1, 3, 0.9), restarting(0.1, 7)],
+    ids=["cosine", "line", "exponential", "steps", "restarts"],
+)
+def test_a_scaled_schedule_is_nothing_but_scaled(schedule: Rate, length: int) -> None:
+    assert [cause.code for cause in explain(schedule, lambda i: 0.5 * schedule(i), length)] == ["rate_scale"]
+
+
+def test_a_floor_under_a_scaled_cosine_is_less_certain_than_one_under_the_same_peak() -> None:
+    same = explain(cosine(0.1, 700), cosine(0.1, 700, 1e-3), 64)[0]
+    other = explain(cosine(0.1, 700), cosine(0.2, 700, 1e-3), 64)[0]
+    assert same.code == other.code == "floor" and same.confidence > other.confidence
+
+
+def test_laws_that_hold_for_one_schedule_alone_explain_nothing() -> None:
+    assert explain(steps(0.1, 3, 0.9), steps(0.2, 3, 0.97), 64) == []
+    assert explain(steps(0.1, 3, 0.9), steps(0.1, 4, 0.5), 64) == []
+    assert explain(restarting(0.1, 8), lambda i: 0.5 * restarting(0.1, 6)(i), 64) == []
+    assert explain(lambda i: 1e-3 * min(1.0, (i + 1) / 5), lambda i: 1e-3 * min(1.0, (i + 1) / 2), 10) == []
+    assert explain(cosine(0.1, 100), lambda i: cosine(0.1, 100)(i) * (1.0001 if i == 63 else 1.0), 64) == []
+
+
+def test_regular_drops_are_no_plateau() -> None:
+    assert [cause.code for cause in explain(steps(0.1, 3, 0.9), steps(0.1, 4, 0.9), 64)] == ["milestones"]
+
+
+def test_a_cosine_of_twice_the_length_is_a_matter_of_cycles_too() -> None:
+    assert explain(cosine(0.1, 350), cosine(0.1, 700), 64)[0].code == "cosine_cycles"
+
+
+def test_a_rate_of_torchs_that_is_not_finite_is_torchs() -> None:
+    (cause,) = explain(lambda i: math.inf if i > 2 else 0.1, constant(0.1), 10)
+    assert "torch's rate is not finite from step 3" in cause.evidence
+
+
+def test_a_group_that_a_side_lacks_is_left_to_the_comparison() -> None:
+    assert [cause.code for cause in explain_rates([[0.1]] * 4, [[0.2]] * 4, [(0, 0), (1, 0), (0, 1)])] == ["rate_scale"]
