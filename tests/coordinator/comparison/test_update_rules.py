@@ -167,6 +167,27 @@ def test_nesterovs_momentum_looks_ahead_by_the_new_velocity() -> None:
     assert one("SGD", hyper, 0.0, 3.0, {"velocity": np.array([4.0])}, lr=1.0).parameter[0] == -5.5
 
 
+def test_amsgrad_divides_by_the_greatest_second_moment_so_far() -> None:
+    hyper = {"beta1": 0.5, "beta2": 0.5, "eps": 0.0, "amsgrad": True}
+    for greatest, root in ((16.0, 4.0), (1.0, 2.0)):
+        slots = {"moment1": 0.0, "moment2": 4.0, "moment2_max": greatest, "step": 1.0}
+        predicted = one("Adam", hyper, 0.0, 2.0, {slot: np.array([value]) for slot, value in slots.items()})
+        assert predicted.parameter[0] == pytest.approx(-0.1 / 0.75 * 1.0 / (root / np.sqrt(0.75)))
+        assert predicted.state["moment2_max"][0] == root**2
+
+
+def test_a_centred_rmsprop_divides_by_the_deviation() -> None:
+    assert one("RMSprop", {"alpha": 0.5, "eps": 0.0, "centered": True}, 0.0, 2.0).parameter[0] == pytest.approx(-0.2)
+
+
+def test_adamaxs_epsilon_stands_beside_the_gradient_or_the_norm() -> None:
+    hyper, state = {"beta1": 0.5, "beta2": 0.5, "eps": 1.0}, {"moment1": np.zeros(1), "inf_norm": np.array([4.0])}
+    assert one("Adamax", hyper, 0.0, 2.5, state).state["inf_norm"][0] == 3.5
+    assert one("Adamax", hyper, 0.0, 0.5, state).state["inf_norm"][0] == 2.0
+    assert one("Adamax", {**hyper, "eps_on_norm": True}, 0.0, 2.5, state).state["inf_norm"][0] == 3.0
+    assert one("Adamax", {**hyper, "eps_on_norm": True}, 0.0, 3.5, state).state["inf_norm"][0] == 3.5
+
+
 def test_a_scalar_slot_is_as_exact_as_the_state_keeps_it() -> None:
     for dtype in (np.float32, np.float64):
         later = one("ASGD", {"lambd": 0.3}, 1.0, 1.0, {"eta": np.asarray(0.1, dtype)}).state["eta"]

@@ -106,7 +106,8 @@ def test_a_warm_up_index_off_by_one_is_named_where_only_the_warm_up_differs(leng
     def paddle(i: int) -> float:
         return 1e-3 * (i + 1) / 5 if i < 4 else 1e-3 if i == 4 else torch(i)
 
-    assert explain(torch, paddle, length)[0].code == "warmup_index"
+    (cause, *_) = explain(torch, paddle, length)
+    assert cause.code == "warmup_index" and "torch's rate of step i+1; after it both agree" in cause.evidence
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -133,7 +134,8 @@ def test_a_short_warm_up_cannot_tell_scale_from_length_and_says_both() -> None:
 
 def test_the_fit_says_what_it_found() -> None:
     assert "700 steps in torch and 600 in paddle" in explain(cosine(0.1, 700), cosine(0.1, 600), 10)[0].evidence
-    assert "torch in 4 steps and paddle in 6" in explain(linear(3e-5, 4, 900), linear(3e-5, 6, 900), 10)[0].evidence
+    warm = explain(linear(3e-5, 4, 900), linear(3e-5, 6, 900), 10)[0]
+    assert "torch in 4 steps and paddle in 6" in warm.evidence and warm.fix.startswith("warmup_steps=4 ")
     assert "paddle = 10 x torch" in explain(constant(0.1), constant(1.0), 10)[0].evidence
 
 
