@@ -9,6 +9,7 @@ import numpy as np
 from stepalign.coordinator.diagnosis import array_fit as fit
 from stepalign.coordinator.diagnosis.array_fit import Array
 from stepalign.coordinator.diagnosis.cause import Category, Cause
+from stepalign.coordinator.diagnosis.proportions import factors_shown, row_factors
 from stepalign.coordinator.diagnosis.wording import number
 
 
@@ -55,6 +56,20 @@ def explain_layout(where: str, ours: Array, theirs: Array, before: float, noise:
                 "embedding scale"
             )
             yield Cause(Category.FORWARD, "channel_scale", fit.certainty(before, after, noise, 0.75), evidence, fix)
+            return
+    yield from _row_factors(where, ours, theirs, noise)
+
+
+def _row_factors(where: str, ours: Array, theirs: Array, noise: float) -> Iterator[Cause]:
+    """Find outputs whose samples, or vectors of the last axis, are torch's times a factor each."""
+    for kind, what, factors in row_factors(ours, theirs, noise):
+        if kind == "rows":
+            evidence = f"{where}: paddle is torch times a factor for each {what} ({factors_shown(factors)})"
+            fix = (
+                f"look at what scales a whole sample or position at {where}: weights that are not normalised to one, a "
+                "norm, a length or count that is divided by"
+            )
+            yield Cause(Category.FORWARD, "row_scale", 0.8, evidence, fix)
             return
 
 

@@ -22,6 +22,7 @@ from stepalign.coordinator.diagnosis.numbers import (
     explain_loss,
 )
 from stepalign.coordinator.diagnosis.optimizer_fit import explain_updates
+from stepalign.coordinator.diagnosis.output_gradients import explain_module_gradient
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.rates import explain_rates
 from stepalign.coordinator.diagnosis.traces import torch_hyperparameters, update_traces
@@ -202,6 +203,8 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
         found += explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
         if not located.last_good and located.container is not None:
             found = [_as_data(cause) for cause in found] or [_as_data(_unexplained(located.first, located))]
+    if located.backward and located.outputs is not None:
+        found += explain_module_gradient(located.paddle_module, *located.outputs)
     return found or [_unexplained(located.first, located)] if located.first is not None else found
 
 

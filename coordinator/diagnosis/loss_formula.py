@@ -16,6 +16,7 @@ import numpy.typing as npt
 from stepalign.coordinator.diagnosis.cause import Category, Cause
 from stepalign.coordinator.diagnosis.loss_readings import LARGEST_OUTPUT, Knob, Reading, readings, scaled_readings
 from stepalign.coordinator.diagnosis.loss_wording import fix_of, shown
+from stepalign.coordinator.diagnosis.output_gradients import GRADIENT, compare_output_gradients
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.wording import number
 from stepalign.coordinator.results.result import KnownDifference
@@ -31,7 +32,8 @@ _PAIR = "loss, output, target"
 class LossSite:
     """What one step's losses were computed from: outputs by torch's name, the batch, and both losses, 0-d.
 
-    ``torch`` and ``paddle`` hold the outputs of the model, or of the module that ran last if the loss calls parts.
+    ``torch`` and ``paddle`` hold the outputs of the model, or of the module that ran last if the loss calls parts, and
+    under ``<output>@grad`` the gradients of the loss with respect to them, where there are any.
     """
 
     torch: Mapping[str, npt.NDArray[np.generic]]
@@ -109,8 +111,8 @@ def _matches(site: LossSite) -> tuple[list[_Match], list[_Match]]:
 
 def _stacked(outputs: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
     """Return the outputs, and those of several calls also joined along their first axis: micro-batches."""
-    found = dict(outputs)
-    for key, first in outputs.items():
+    found = {key: array for key, array in outputs.items() if "@" not in key}
+    for key, first in list(found.items()):
         calls = [
             first,
             *(
@@ -246,21 +248,28 @@ def _unknown(site: LossSite, torch: Sequence[_Match], paddle: Sequence[_Match]) 
     said = known if len(known) == 1 else [f"torch's loss is {values[0]}, paddle's {values[1]}"]
     if len(known) == 1:
         said.append(f"{'paddle' if torch else 'torch'}'s, {values[1 if torch else 0]}, is none of the common formulas")
-    large = [name for name, output in site.torch.items() if output.size > LARGEST_OUTPUT]
+    large = [name for name, output in site.torch.items() if "@" not in name and output.size > LARGEST_OUTPUT]
     if large:
         said.append(f"{', '.join(large)} is too large to try formulas on (more than {LARGEST_OUTPUT} elements)")
+    gradients = compare_output_gradients(site.torch, site.paddle, site.batch)
+    said += [gradients.evidence] if gradients is not None else []
+    tells = gradients is not None and gradients.tells
     return Cause(
         Category.LOSS,
         "loss_function",
-        0.6 if len(known) == 1 else 0.5,
+        0.7 if tells else 0.6 if len(known) == 1 else 0.5,
         "every module's output agrees, so the mistake is in the loss function or in what it does with the batch; "
         + "; ".join(said),
-        "compare the two loss(model, batch) functions: terms, weights, labels, masks, reduction",
+        gradients.fix
+        if gradients is not None and tells
+        else "compare the two loss(model, batch) functions: terms, weights, labels, masks, reduction",
     )
 
 
 def loss_outputs(recorded: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
-    """Return the outputs that a loss is most likely computed from: the model's own, else the last module's."""
+    """Return the outputs that a loss is most likely computed from, the model's own, else the last module's; with gradients."""
     outputs = {key: array for key, array in recorded.items() if "@" not in key}
     root = {key: array for key, array in outputs.items() if key.startswith(_ROOT)}
-    return root or dict(list(outputs.items())[-1:])
+    chosen = root or dict(list(outputs.items())[-1:])
+    gradients = {f"{key}{GRADIENT}" for key in chosen}
+    return {**chosen, **{key: array for key, array in recorded.items() if key in gradients}}

@@ -98,7 +98,8 @@ def _binary(output: Array, target: Array) -> Iterator[tuple[str, str, Array]]:
             continue
         seen.append(wanted)
         yield "binary cross-entropy with logits", form, _with_logits(output, wanted)
-        once = 1.0 / (1.0 + np.exp(-output))
+        with np.errstate(over="ignore"):
+            once = 1.0 / (1.0 + np.exp(-output))
         yield "binary cross-entropy with logits", f"sigmoid first {form}".strip(), _with_logits(once, wanted)
         if within:
             with np.errstate(divide="ignore"):

@@ -256,3 +256,14 @@ def test_an_input_that_differs_itself_is_not_used() -> None:
     spec = module("m", "GELU")
     y, z = FUNCTIONS["gelu (erf)"](X), FUNCTIONS["relu"](X)
     assert explain_activation(spec, spec, y, z, X, X + 1) == []
+
+
+@pytest.mark.parametrize("shape", [(20, 12), (4, 6, 12)])
+def test_a_factor_for_each_row_is_named(shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(2)
+    ours = random.normal(size=shape).astype(np.float32)
+    theirs = (ours * random.uniform(0.5, 0.8, size=(*shape[:-1], 1))).astype(np.float32)
+    causes = explain_activation(module("m", "MoE"), module("m", "MoE"), ours, theirs)
+    assert [cause.code for cause in causes] == ["row_scale"]
+    what = "index of axis 0" if len(shape) == 2 else "vector of the last axis"
+    assert f"a factor for each {what} (0.5" in causes[0].evidence

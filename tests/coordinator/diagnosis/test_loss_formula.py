@@ -234,7 +234,7 @@ def test_losses_that_are_not_finite_are_no_formula() -> None:
 
 def test_a_loss_that_calls_parts_of_the_model_is_read_from_the_last_output() -> None:
     recorded = {"stem": LOGITS * 2, "head": LOGITS, "head@grad": LOGITS}
-    assert list(loss_outputs(recorded)) == ["head"]
+    assert list(loss_outputs(recorded)) == ["head", "head@grad"]
     assert list(loss_outputs({**recorded, "<model>:0": LOGITS, "<model>:1": LOGITS})) == ["<model>:0", "<model>:1"]
 
 
