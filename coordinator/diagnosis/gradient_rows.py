@@ -11,9 +11,6 @@ from stepalign.coordinator.diagnosis.array_fit import Array
 from stepalign.coordinator.diagnosis.cause import Category, Cause
 from stepalign.coordinator.diagnosis.wording import number
 
-_LEAST_SPREAD = 5.0
-"""Times what is left over: factors that are closer together than that are one factor and something else."""
-
 EMBEDDINGS = ("Embedding", "EmbeddingBag")
 
 
@@ -40,11 +37,11 @@ def explain_rows(name: str, ours: Array, theirs: Array, before: float, noise: fl
     if ours.ndim == 2 and 0 < rows.size < ours.shape[0] and rows.size <= max(1, ours.shape[0] // 4):
         yield _some_rows(name, ours, theirs, rows, module_type)
         return
+    by_one = fit.factor(ours, theirs)[1]
     for axis in range(ours.ndim if ours.ndim > 1 else 0):
         factors, after = fit.per_slice_factor(ours, theirs, axis)
         factors = factors[np.any(np.moveaxis(ours, axis, 0).reshape(factors.size, -1), axis=1)]
-        spread = float(np.ptp(factors)) if factors.size else 0.0
-        if ours[0].size > 1 and fit.explains(before, after, noise) and spread > _LEAST_SPREAD * max(after, noise):
+        if ours[0].size > 1 and factors.size and fit.explains(min(before, by_one), after, noise):
             evidence = (
                 f"paddle's gradient of {name} is torch's times a factor for each index of axis {axis} "
                 f"({number(float(np.min(factors)))} to {number(float(np.max(factors)))})"

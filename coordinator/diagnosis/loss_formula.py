@@ -136,7 +136,7 @@ def _fitting(all_readings: Sequence[Reading], value: float, allowed: float) -> l
         for knob in reading.knobs:
             turned = _turned(knob, value - reading.value, allowed)
             if turned is not None:
-                setting = {knob.aspect: number(turned)}
+                setting = {knob.aspect: _turned_shown(knob, turned)}
                 solved = replace(reading, value=value, settings={**reading.settings, **setting})
                 left = abs(reading.value + (turned - knob.plain) * knob.slope - value)
                 found.append(_Match(solved, left / abs(value), solved=True))
@@ -149,10 +149,19 @@ def _turned(knob: Knob, change: float, allowed: float) -> Optional[float]:
         return None
     exact, width = knob.plain + change / knob.slope, allowed / abs(knob.slope)
     if knob.aspect == "smoothing":
-        candidates = [round(exact, 2)] if 0.0 < exact < 1.0 else []
+        share = (knob.classes - 1) / knob.classes if knob.classes > 1 else 1.0
+        candidates = [round(exact, 2), round(exact * share, 2) / share] if 0.0 < exact < 1.0 else []
     else:
         candidates = [float(f"{exact:.2g}"), 1.0 / float(f"{1.0 / exact:.2g}"), *knob.hints] if exact > 0.0 else []
     return next((item for item in candidates if abs(item - exact) <= width and item != knob.plain), None)
+
+
+def _turned_shown(knob: Knob, turned: float) -> str:
+    """Return a knob's number; with what it is of the wrong classes alone if that, and not itself, is round."""
+    if knob.aspect != "smoothing" or turned == round(turned, 2):
+        return number(turned)
+    others = knob.classes - 1
+    return f"{number(turned)} ({number(round(turned * others / knob.classes, 2))} / {others} on each wrong class)"
 
 
 def _differing(pair: _Pair) -> list[str]:

@@ -38,12 +38,16 @@ Named = Mapping[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Knob:
-    """A number that a loss depends on linearly: value + (x - plain) * slope; ``hints`` are values worth trying."""
+    """A number that a loss depends on linearly: value + (x - plain) * slope; ``hints`` are values worth trying.
+
+    ``classes`` is there for smoothing: s / (classes - 1) on each wrong class is a smoothing of s classes / (classes - 1).
+    """
 
     aspect: str
     plain: float
     slope: float
     hints: tuple[float, ...] = ()
+    classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ def _cross_entropies(
             smooths = not moved and (clipped or "logits" not in given)
             flat = _reduced(terms_of.uniform(log_p, valid), valid) if smooths else {}
             for divisor, value in _reduced(losses, valid).items():
-                knobs = [Knob("smoothing", 0.0, flat[divisor] - value)] if smooths else []
+                knobs = [Knob("smoothing", 0.0, flat[divisor] - value, (), log_p.shape[-1])] if smooths else []
                 if not settings and not divisor:
                     knobs.append(Knob("factor", 1.0, value))
                 described = {**settings, **_setting("divisor", divisor)}

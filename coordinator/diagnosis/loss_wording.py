@@ -51,7 +51,8 @@ def fix_of(aspect: str, torch: str, paddle: str) -> str:
     if aspect == "form":
         return _fix_form(torch, paddle)
     return {
-        "smoothing": f"label_smoothing={torch or '0.0'} in paddle's cross_entropy or CrossEntropyLoss",
+        "smoothing": f"label_smoothing={torch.partition(' ')[0] or '0.0'} in paddle's cross_entropy or CrossEntropyLoss"
+        + ("" if "(" not in torch + paddle else ", which gives each of K classes, the right one too, label_smoothing / K"),
         "axis": "axis=1 in paddle's cross_entropy where torch's classes are on axis 1: paddle's default is -1",
         "tokens": f"pair logits and labels as torch does: {torch or 'each position with its own label'}",
         "ignored": f"leave out of paddle's loss what torch leaves out: {torch or 'nothing but negative labels'}",

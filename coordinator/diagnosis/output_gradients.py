@@ -37,7 +37,7 @@ def compare_output_gradients(torch: Named, paddle: Named, batch: Named) -> Outpu
     """Compare the gradients with respect to outputs, ``<output>@grad``; None where both sides have none."""
     found = {
         key.removesuffix(GRADIENT): proportion(torch[key], paddle[key], batch)
-        for key in torch
+        for key in sorted(torch)
         if key.endswith(GRADIENT) and key in paddle and torch[key].size <= LARGEST
     }
     differing = {key: item for key, item in found.items() if item.kind != "equal"}

@@ -84,6 +84,16 @@ def test_two_amounts_of_smoothing_are_both_found() -> None:
     assert "label_smoothing=0.1" in causes[0].fix
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_smoothing_that_is_spread_over_the_wrong_classes_alone_is_named(swapped: bool) -> None:
+    wrong = 0.1 * 10 / 9
+    losses = [mean(LOGITS, LABELS, 0.1), mean(LOGITS, LABELS, wrong)]
+    causes = explain_loss_formula(site(LOGITS, CLASSES, *(losses[::-1] if swapped else losses)))
+    assert only(causes) == "loss/label_smoothing" and causes[0].confidence > 0.9
+    assert "label smoothing 0.1111111 (0.1 / 9 on each wrong class)" in causes[0].evidence
+    assert causes[0].fix.startswith(f"label_smoothing={'0.1111111' if swapped else '0.1'} in paddle's")
+
+
 def test_two_changes_at_once_are_both_named() -> None:
     causes = explain_loss_formula(site(LOGITS, CLASSES, PLAIN, 24 * mean(LOGITS, LABELS, 0.1)))
     assert {cause.code for cause in causes} == {"reduction", "label_smoothing"}
