@@ -61,10 +61,9 @@ def compare_output_gradients(torch: Named, paddle: Named, batch: Named) -> Outpu
     narrow = [key for key, item in differing.items() if item.kind != "other" and torch[f"{key}{GRADIENT}"].size > 1]
     if not agreeing and not narrow:
         return OutputGradients(text)
-    looked_at = names(narrow or differing)
     return OutputGradients(
         text,
-        f"compare what both losses compute from {looked_at}: the weight of a term or of a class, masks, divisors, detach()",
+        f"compare what both losses compute from {names(differing)}: the weight of a term or of a class, masks, divisors, detach()",
     )
 
 
