@@ -70,7 +70,8 @@ def row_factors(ours: Array, theirs: Array, noise: float) -> Iterator[tuple[str,
     """Yield (``rows`` or ``channels``, of what, factors) where a factor for each index of an axis, or row, predicts."""
     views = [(axis, f"index of axis {axis}", ours, theirs) for axis in range(ours.ndim if ours.ndim > 1 else 0)]
     if ours.ndim > 2:
-        views.append((0, "vector of the last axis", *(array.reshape(-1, array.shape[-1]) for array in (ours, theirs))))
+        flat = ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, ours.shape[-1])
+        views.append((0, "vector of the last axis", *flat))
     for axis, what, a, b in views:
         if a.shape[axis] < 2 or a.size < 2 * a.shape[axis]:
             continue
