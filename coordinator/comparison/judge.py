@@ -8,11 +8,12 @@ the frameworks' known formulas. Pure: what it keeps between steps is the state b
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from stepalign.coordinator.comparison.allowances import Allowances
+from stepalign.coordinator.comparison.average_judge import Around, AverageJudge
 from stepalign.coordinator.comparison.blocks import magnitude, spread
 from stepalign.coordinator.comparison.buffer_judge import BufferJudge
 from stepalign.coordinator.comparison.canonical import (
@@ -66,6 +67,8 @@ class StepJudge:
             names, self._comparer, self._allowances, paddle.optimizer.clip is not None, strict
         )
         self._updates = UpdateJudge(names, torch.optimizer, paddle.optimizer, dtype)
+        self._averages = AverageJudge(names, torch.optimizer, paddle.optimizer)
+        self._strict = strict
         self._buffers = BufferJudge(names, self._comparer, self._allowances, torch, strict)
         self._before = self._nothing()
         self._state_before: Tuple[States, States] = ({}, {})
@@ -142,21 +145,25 @@ class StepJudge:
         for name in state[0].keys() & state[1].keys():
             self._scans.take((state[0][name], state[1][name]))
         floor = self._allowances.noise_floor(raw[0])
+        noise = {
+            name: f"the gradient of {name} is rounding noise"
+            for name, array in raw[0].items()
+            if is_noise(array, floor, self._allowances.size)
+        }
         start = not (self._before[0] or raw[0] or raw[1])
         if after[0] and after[1]:
             comparisons += (
                 compare_after_gap(pair.step, self._names, self._comparer, self._allowances, state, after)
                 if start
-                else self._judge_updates(pair, raw, used, state, after, floor, known)
+                else self._judge_updates(pair, raw, used, state, after, floor, noise, known)
             )
         buffers = self._canonical(sides, "buffer")
         if (buffers[0] or buffers[1]) and not start:
-            wandering = [name for name, array in raw[0].items() if is_noise(array, floor, self._allowances.size)]
-            comparisons += self._buffers.judge(pair.step, self._before, buffers, wandering, known)
+            comparisons += self._judge_buffers(pair.step, after, buffers, comparisons, noise, known)
         comparisons = self._comparer.complete(comparisons)
         self._state_before = state
         if after[0] and after[1]:
-            self._allowances.drift = relative_drift(after, raw, floor, self._scans)
+            self._allowances.drift = relative_drift(after, noise, self._scans)
             self._before = (
                 buffers[0].over(after[0]).over(self._before[0]),
                 buffers[1].over(after[1]).over(self._before[1]),
@@ -228,6 +235,7 @@ class StepJudge:
         state: Tuple[States, States],
         after: Tuple[Arrays, Arrays],
         floor: float,
+        noise: Dict[str, str],
         known: List[KnownDifference],
     ) -> List[Comparison]:
         states: List[Comparison] = []
@@ -240,7 +248,7 @@ class StepJudge:
             if piece.kind != "parameter":
                 continue
             name = piece.name
-            noisy = is_noise(raw[0].get(name), floor, self._allowances.size)
+            noisy = name in noise
             rtol, atol = self._allowances.parameter(self._before[0].get(name), after[0].get(name), noisy)
             values = self._comparer.compare("parameter", pair.step, name, after, rtol, atol)
             judged = self._updates.judge(step, name, suspects(values, after))
@@ -253,7 +261,29 @@ class StepJudge:
                 rtol, atol = self._allowances.tensor("optimizer_state", slots[0].get(slot), largest.get(slot, 0.0))
                 values = self._comparer.compare("optimizer_state", pair.step, f"{name}/{slot}", slots, rtol, atol, slot)
                 states.append(self._settle(values, judged.state.get(slot)))
+        around = Around(self._before, after)
+        parameters, followed = self._averages.judge(around, parameters, frozenset(), noise, known)
+        noise.update(followed)
         return states + parameters
+
+    def _judge_buffers(
+        self,
+        step: int,
+        after: Tuple[Pieces, Pieces],
+        buffers: Tuple[Pieces, Pieces],
+        earlier: List[Comparison],
+        noise: Mapping[str, str],
+        known: List[KnownDifference],
+    ) -> List[Comparison]:
+        """Compare buffers by value and by known formulas, then by what they follow; ``earlier``: the parameters' are there."""
+        ahead = len(known)
+        found = self._buffers.judge(step, self._before, buffers, list(noise), known)
+        if self._strict:
+            return found
+        known_of = {item.torch_name: f"{item.torch_name} is a known difference" for item in known[ahead:]}
+        passed = {item.name for item in earlier if item.kind == "parameter" and item.passed}
+        around = Around(self._before, (buffers[0].over(after[0]), buffers[1].over(after[1])))
+        return self._averages.judge(around, found, passed, {**noise, **known_of}, known)[0]
 
     def _settle(self, values: Comparison, verdict: Optional[Tuple[bool, str]]) -> Comparison:
         """Let the rule's verdict stand over the plain values', where there is one and the values exist and are

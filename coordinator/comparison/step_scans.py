@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import weakref
-from typing import Dict, Optional, Tuple
+from typing import Container, Dict, Optional, Tuple
 
 import numpy as np
 
 from stepalign.coordinator.comparison.blocks import squares
-from stepalign.coordinator.comparison.canonical import Arrays, Pieces, Sizes, is_noise
+from stepalign.coordinator.comparison.canonical import Arrays, Pieces, Sizes
 from stepalign.coordinator.comparison.scan import Scan, scan
 
 
@@ -45,16 +45,14 @@ class Scans:
         return known[2] if known is not None and known[0]() is ours and known[1]() is theirs else None
 
 
-def relative_drift(
-    parameters: Tuple[Arrays, Arrays], gradients: Tuple[Arrays, Arrays], floor: float, scans: Scans
-) -> float:
-    """Return |paddle - torch| / |torch| in L2 over all parameters whose gradient is more than rounding noise."""
+def relative_drift(parameters: Tuple[Arrays, Arrays], noise: Container[str], scans: Scans) -> float:
+    """Return |paddle - torch| / |torch| in L2 over all parameters but those that only rounding ``noise`` moves."""
     apart = size = 0.0
     for name in parameters[0]:
         ours, theirs = as_stored(parameters[0], name), as_stored(parameters[1], name)
         if ours is None or theirs is None or theirs.shape != ours.shape:
             continue
-        if is_noise(gradients[0].get(name), floor, scans.sizes):
+        if name in noise:
             continue
         known = scans.of(parameters, name)
         apart_square, square = known.squares if known is not None and known.squares is not None else squares(ours, theirs)

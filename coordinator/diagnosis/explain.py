@@ -8,9 +8,11 @@ from typing import Iterable, List, Mapping, Optional, Sequence
 import numpy as np
 
 from stepalign.coordinator.cases.case import Case
+from stepalign.coordinator.comparison.average_judge import held_by_an_optimizer
 from stepalign.coordinator.comparison.comparison import AS_USED, Comparison
 from stepalign.coordinator.comparison.rates import pair_groups
 from stepalign.coordinator.diagnosis import layer_differences
+from stepalign.coordinator.diagnosis.average_causes import explain_averages, explain_buffer, moved_by_script
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
 from stepalign.coordinator.diagnosis.clip_fit import explain_clipping
 from stepalign.coordinator.diagnosis.declared_parameters import declared_parameters
@@ -25,7 +27,7 @@ from stepalign.coordinator.diagnosis.optimizer_fit import explain_updates
 from stepalign.coordinator.diagnosis.output_gradients import explain_module_gradient
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.rates import explain_rates
-from stepalign.coordinator.diagnosis.traces import torch_hyperparameters, update_traces
+from stepalign.coordinator.diagnosis.traces import moved_steps, torch_hyperparameters, update_traces
 from stepalign.coordinator.diagnosis.update_trace import ParameterTrace
 from stepalign.coordinator.running.locate import Located
 from stepalign.coordinator.running.recorder import Record
@@ -61,7 +63,7 @@ def explain(evidence: Evidence, failure: Comparison, located: Optional[Located])
     """Return the causes of the first failure, most likely first; never empty."""
     causes = [_weighed(finding, failure) for finding in evidence.findings if _bears_on(finding, failure)]
     fitted = _from_numbers(evidence, failure, located)
-    if failure.kind in ("optimizer_state", "parameter"):
+    if failure.kind in ("optimizer_state", "parameter", "buffer"):
         fitted = _behind_declared(fitted, causes)
     causes += fitted
     if not causes:
@@ -130,7 +132,9 @@ def _from_finite_numbers(evidence: Evidence, failure: Comparison, located: Optio
     if kind in ("loss", "gradient", "activation"):
         return _from_forward_and_backward(evidence, failure, located)
     if kind in ("optimizer_state", "parameter"):
-        return _from_updates(evidence)
+        return _from_updates(evidence, failure)
+    if kind == "buffer":
+        return _from_own_code(evidence, failure)
     return []
 
 
@@ -233,10 +237,36 @@ def _as_data(cause: Cause) -> Cause:
     )
 
 
-def _from_updates(evidence: Evidence) -> List[Cause]:
-    traces = _traces(evidence)
+def _from_updates(evidence: Evidence, failure: Comparison) -> List[Cause]:
+    held = held_by_an_optimizer(evidence.names, evidence.torch.optimizer, evidence.paddle.optimizer)
+    own = _from_own_code(evidence, failure) if failure.kind == "parameter" and failure.name not in held else []
+    traces = [trace for trace in _traces(evidence) if trace.torch_name in held or not trace.moved]
     hyper = torch_hyperparameters(evidence.names, evidence.torch)
-    return explain_updates(traces, hyper, evidence.torch.optimizer.type)  # type: ignore[arg-type]
+    return own + explain_updates(traces, hyper, evidence.torch.optimizer.type)  # type: ignore[arg-type]
+
+
+def _from_own_code(evidence: Evidence, failure: Comparison) -> List[Cause]:
+    """Return why a tensor that no optimizer holds differs: it is the script's own code that moves it."""
+    steps = [
+        step
+        for step in moved_steps(evidence.names, evidence.initial, evidence.record.pairs)
+        if step.step >= failure.step
+    ]
+    held = held_by_an_optimizer(evidence.names, evidence.torch.optimizer, evidence.paddle.optimizer)
+    others = [
+        piece.name
+        for piece in evidence.names.pieces
+        if piece.kind == failure.kind and piece.name not in held and piece.name != failure.name
+    ]
+    shapes = {piece.name: piece.shape for piece in evidence.names.pieces}
+    causes = explain_averages(failure.name, others, shapes, steps) if steps else []
+    if failure.kind == "buffer":
+        return causes or (explain_buffer(failure.name, others, steps) if steps else [])
+    return causes or [moved_by_script(_where(failure))]
+
+
+def _where(failure: Comparison) -> str:
+    return f"{failure.kind} {failure.name} at step {failure.step}: {failure.reason}"
 
 
 def _paddle_groups(evidence: Evidence) -> List[List[str]]:
@@ -272,7 +302,7 @@ def _unexplained(failure: Optional[Comparison], located: Optional[Located]) -> C
         "optimizer_state": Category.OPTIMIZER, "parameter": Category.OPTIMIZER, "buffer": Category.BUFFER,
     }  # fmt: skip
     category = Category.BACKWARD if located is not None and located.backward else by_kind[failure.kind]
-    where = f"{failure.kind} {failure.name} at step {failure.step}: {failure.reason}"
+    where = _where(failure)
     fix = "compare this place in both scripts"
     if located is not None and located.container is not None:
         fix = f"compare both scripts {located.stretch}"

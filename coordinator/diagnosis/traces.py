@@ -8,6 +8,7 @@ import numpy as np
 
 from stepalign.coordinator.comparison.canonical import States, canonical_state
 from stepalign.coordinator.comparison.update_judge import group_of, hyperparameters
+from stepalign.coordinator.diagnosis.average_causes import MovedStep
 from stepalign.coordinator.diagnosis.update_trace import ParameterTrace, UpdateRecord
 from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.coordinator.sessions.step_plan import StepPair
@@ -74,6 +75,22 @@ def update_traces(
                     piece.shape,
                 )
             )
+    return found
+
+
+def moved_steps(names: NameMap, initial: Mapping[str, Named], pairs: Mapping[int, StepPair]) -> List[MovedStep]:
+    """Return both sides' parameters and buffers around each of the steps of ``pairs`` whose state before is known."""
+    found = []
+    before = tuple(names.canonical(side, initial[side]) for side in ("torch", "paddle"))
+    for step in sorted(pairs):
+        tensors = [_side(pairs[step], number).tensors for number in (0, 1)]
+        after = tuple(
+            names.canonical(side, {**tensors[number].get("parameter", {}), **tensors[number].get("buffer", {})})
+            for number, side in enumerate(("torch", "paddle"))
+        )
+        if step == 0 or step - 1 in pairs:
+            found.append(MovedStep(step, (before[0], before[1]), (after[0], after[1])))
+        before = after
     return found
 
 

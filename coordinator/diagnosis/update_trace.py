@@ -67,6 +67,11 @@ class ParameterTrace:
     shape: tuple[int, ...] = field(default=())
 
     @property
+    def moved(self) -> bool:
+        """Say whether any step changed it, on either side."""
+        return any(record.moved for record in (*self.torch, *self.paddle))
+
+    @property
     def is_bias(self) -> bool:
         """Say whether it is a bias, by its role or name."""
         return "bias" in self.role or self.torch_name.rsplit(".", 1)[-1].startswith("bias")

@@ -63,15 +63,19 @@ def test_another_momentum_is_no_biased_variance() -> None:
     assert batch_norm_running_variance("bn", before, torch, before, paddle, 0.1, 1e-6) is None
 
 
-def test_a_running_mean_that_follows_a_wandering_bias_is_recognised_and_another_is_not() -> None:
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_running_mean_that_follows_a_wandering_bias_is_recognised_and_another_is_not(calls: int) -> None:
     random = np.random.default_rng(1)
     mean, bias = random.standard_normal(8), random.standard_normal(8)
     moved = bias + 1e-3 * random.standard_normal(8)
-    before = (mean, mean + 1e-4)
-    after = (0.9 * before[0] + 0.1 * bias, 0.9 * before[1] + 0.1 * moved)
+    before = after = (mean, mean + 1e-4)
+    for _ in range(calls):
+        given = random.standard_normal(8)
+        after = (0.9 * after[0] + 0.1 * (given + bias), 0.9 * after[1] + 0.1 * (given + moved))
     biases = {"other.bias": (np.zeros(5), np.zeros(5)), "conv.bias": (bias, moved)}
     known = noise_driven_running_mean("bn.running_mean", before, after, biases, 0.1, 1e-9)
     assert known is not None and "conv.bias" in known.evidence
+    assert ("2 calls a step" in known.evidence) == (calls == 2)
     elsewhere = (after[0], after[1] + 1e-3)
     assert noise_driven_running_mean("m", before, elsewhere, {"conv.bias": (bias, moved)}, 0.1, 1e-9) is None
 

@@ -71,3 +71,85 @@ def test_a_rule_that_paddle_writes_otherwise_is_known_and_not_blamed(
     ended = run(write_case(tmp_path / "rule", "steps = 3\n", torch=ours, paddle=theirs))
     assert ended.code == 0, json.dumps(ended.result.get("first_divergence"))
     assert code in _codes(ended)
+
+
+AVERAGED_TORCH = """\
+import copy
+import torch
+from torch import nn
+from stepalign.workers import Training
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+        self.average = copy.deepcopy(self.body)
+        self.average.requires_grad_(False)
+
+    def forward(self, x):
+        with torch.no_grad():
+            for ours, theirs in zip(self.average.parameters(), self.body.parameters()):
+                ours.lerp_(theirs, 0.05)
+            for ours, theirs in zip(self.average.buffers(), self.body.buffers()):
+                ours.copy_(theirs)
+        return self.body(x)
+
+
+def loss(model, batch):
+    return nn.functional.cross_entropy(model(batch["x"]), batch["y"])
+
+
+def build(case):
+    model = Net()
+    return Training(model=model, loss=loss, optimizer=torch.optim.Adam(model.body.parameters(), lr=1e-2))
+"""
+
+AVERAGED_PADDLE = """\
+import copy
+import paddle
+from paddle import nn
+from stepalign.workers import Training
+
+
+class Net(nn.Layer):
+    def __init__(self, decay):
+        super().__init__()
+        self.decay = decay
+        self.body = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1D(16), nn.ReLU(), nn.Linear(16, 3))
+        self.average = copy.deepcopy(self.body)
+        for parameter in self.average.parameters():
+            parameter.stop_gradient = True
+
+    def forward(self, x):
+        with paddle.no_grad():
+            held = self.average.state_dict()
+            for name, theirs in self.body.state_dict().items():
+                keep = 0.0 if name.endswith(("_mean", "_variance")) else self.decay
+                held[name].set_value(keep * held[name] + (1 - keep) * theirs)
+        return self.body(x)
+
+
+def loss(model, batch):
+    return nn.functional.cross_entropy(model(batch["x"]), batch["y"])
+
+
+def build(case):
+    model = Net(case.options["decay"])
+    return Training(model=model, loss=loss, optimizer=paddle.optimizer.Adam(1e-2, parameters=model.body.parameters()))
+"""
+
+
+def test_the_average_of_a_bias_that_only_noise_moves_is_known_and_another_decay_is_named(tmp_path: Path) -> None:
+    toml = 'steps = 4\nmode = "train"\n\n[options]\ndecay = 0.95\n'
+    ended = run(write_case(tmp_path / "same", toml, torch=AVERAGED_TORCH, paddle=AVERAGED_PADDLE))
+    assert ended.code == 0, json.dumps(ended.result.get("first_divergence"))
+    known = {item["torch_name"]: item for item in ended.result["known_differences"] if item["code"] == "moving_average"}
+    assert {name.rsplit(".", 1)[0] for name in known} <= {"average.0", "average.1"}
+    assert "0.95 before + 0.05 body.0.bias, and the gradient of body.0.bias" in known["average.0.bias"]["evidence"]
+    toml = toml.replace("0.95", "0.99")
+    wrong = run(write_case(tmp_path / "other", toml, torch=AVERAGED_TORCH, paddle=AVERAGED_PADDLE))
+    first, cause = wrong.result["first_divergence"], wrong.result["causes"][0]
+    assert (first["step"], first["kind"], first["torch_name"]) == (1, "parameter", "average.0.weight")
+    assert (cause["category"], cause["code"]) == ("buffer", "moving_average_decay")
+    assert "torch keeps 0.95 of the average at each step, paddle 0.99" in cause["evidence"]
