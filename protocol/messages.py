@@ -156,7 +156,8 @@ class SendCheckpoint:
 class Checkpoint:
     """The state between two steps: ``tensors`` by the side's own names, all else in ``plain``, a JSON text.
 
-    ``problem`` says why there is none; ``seconds`` is how long it took to copy.
+    ``problem`` says why there is none; ``seconds`` is how long it took to copy. A side that owns its loop has a problem, and
+    only the state of its random numbers in ``plain``.
     """
 
     tensors: Named
@@ -167,7 +168,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LoadCheckpoint:
-    """Continue from the state that this side's `Checkpoint` held."""
+    """Continue from the state that this side's `Checkpoint` held; a side that owns its loop puts its random numbers back."""
 
     tensors: Named
     plain: str

@@ -89,6 +89,22 @@ class Checkpoints:
             yield path, {name: value for name, value in attributes.items() if name not in self._common}
 
 
+def take_random(twin: Any) -> str:
+    """Return the state of every random number generator, as text."""
+    return plain_state.dump({"generators": _read_generators(), "random": twin.read_random()})
+
+
+def put_back_random(twin: Any, text: str) -> messages.CheckpointLoaded:
+    """Put back what `take_random` gave; say what is not as it was."""
+    plain = plain_state.load(text)
+    try:
+        _write_generators(plain["generators"])
+        twin.write_random(plain["random"])
+    except (StepalignError, plain_state.NotPlainError, KeyError, TypeError, ValueError) as error:
+        return messages.CheckpointLoaded(f"{type(error).__name__}: {error}")
+    return messages.CheckpointLoaded("" if take_random(twin) == text else "the random state is not what was put back")
+
+
 def _read_generators() -> Dict[str, Any]:
     return {"python": plain_state.encode(random.getstate()), "numpy": plain_state.encode(np.random.get_state())}
 

@@ -22,6 +22,7 @@ from stepalign.protocol.script import ScriptError, trim_traceback
 from stepalign.protocol.specs import Declaration
 from stepalign.workers import isolation, jitter
 from stepalign.workers.capture import Capture
+from stepalign.workers.checkpoint import put_back_random, take_random
 from stepalign.workers.client import Client, StateAccess, inherited
 from stepalign.workers.dropout import SharedMasks
 from stepalign.workers.optimizers import OptimizerSet, merge_schedulers
@@ -30,6 +31,9 @@ from stepalign.workers.step_watch import StepWatch
 from stepalign.workers.training import Training
 
 Names = Union[str, Sequence[str], None]
+_OWN_STATE = "this side's script runs its own loop, whose state is its own"
+"""Why no checkpoint of it can be continued from: only the random numbers' state is taken, and can be put back."""
+
 _USE = "for batch in client.batches(loader, model=model, optimizer=optimizer): ... client.step(loss=loss)"
 
 
@@ -200,6 +204,8 @@ class Attached:
                 write_tensors=lambda arrays: twin.write_tensors(whole, arrays),
                 write_optimizer_state=self._optimizers.write_state,
                 share_dropout=None if masks is None else lambda places: twin.follow_modules(whole, masks, places),
+                take_checkpoint=lambda: messages.Checkpoint({}, take_random(twin), _OWN_STATE, 0.0),
+                put_back_checkpoint=lambda message: put_back_random(twin, message.plain),
             )
         )
         self._client.status.leave_step()

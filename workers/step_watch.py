@@ -3,6 +3,8 @@
 Raw gradients are copied when a backward pass ends; rates and the gradients that are used, when an optimizer begins its
 update; its state, when the update ends, before a schedule moves the rate; weights and buffers, when the script reports
 the step. So it does not matter whether the script zeroes gradients or steps its schedules before it reports.
+
+Among what modules gave, ``@update:1`` marks where the second optimizer began its update: calls after it see other weights.
 """
 
 from __future__ import annotations
@@ -112,6 +114,8 @@ class StepWatch:
                 "each. Several optimizers may each update once in a step"
             )
         self._rates[number] = self._twin.learning_rates(optimizer)
+        if self._capture.activations and "activation" in self._kinds:
+            self._activations[f"@update:{number}"] = np.array(number, np.int64)
         if not self._kinds & {"gradient", "used_gradient"}:
             return
         owned = self._optimizers.owned[number]

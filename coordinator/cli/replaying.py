@@ -20,7 +20,7 @@ def replay(options: argparse.Namespace) -> int:
     with Interruption() as interruption:
         watcher = Watcher(tick=interruption.raise_if_asked, notice=print_notice)
         found = replay_run(options.run, options.step, watcher, options.bind)
-    outputs = {key: item for key, item in found.outputs.items() if not key.endswith("@input")}
+    outputs = {key: item for key, item in found.outputs.items() if "@input" not in key}
     failed = [key for key, item in outputs.items() if not item.passed]
     if options.json:
         record: Dict[str, Any] = {

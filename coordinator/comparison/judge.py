@@ -210,7 +210,7 @@ class StepJudge:
         paths = dict(self._names.modules)
         found = []
         for path, array in torch.items():
-            if path.endswith("@input"):
+            if "@input" in path or path.startswith("@"):
                 continue
             module, mark, rest = _split_path(path)
             theirs = f"{paths.get(module, module)}{mark}{rest}"

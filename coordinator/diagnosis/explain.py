@@ -29,7 +29,7 @@ from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.rates import explain_rates
 from stepalign.coordinator.diagnosis.traces import moved_steps, torch_hyperparameters, update_traces
 from stepalign.coordinator.diagnosis.update_trace import ParameterTrace
-from stepalign.coordinator.running.locate import Located
+from stepalign.coordinator.running.first_difference import Located, shown_path
 from stepalign.coordinator.running.recorder import Record
 from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.protocol.messages import Named
@@ -145,14 +145,15 @@ def _from_weights(evidence: Evidence) -> List[Cause]:
 
 def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
     if located is not None and located.loss_site is not None:
-        return _from_loss(evidence, failure, located.loss_site)
+        return _from_chance(evidence, located) + _from_loss(evidence, failure, located.loss_site)
     causes: List[Cause] = []
     if located is not None and located.first is not None:
         causes += _from_module(evidence, located)
         if not located.backward:
             return causes
     losses = [[float(loss) for loss in side] for side in evidence.record.losses]
-    if failure.step == 0:
+    updated = located.updated if located is not None else None
+    if failure.step == 0 and updated is None:
         causes += explain_loss(losses[0], losses[1], [_batch_size(evidence)] * len(losses[0]))
     if AS_USED in failure.reason:
         return causes + [
@@ -163,7 +164,12 @@ def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located:
     if pair is not None:
         ours = evidence.names.canonical("torch", pair.reference.tensors.get("gradient", {}))
         theirs = evidence.names.canonical("paddle", pair.candidate.tensors.get("gradient", {}))
-        order = [piece.name for piece in evidence.names.pieces if piece.kind == "parameter"]
+        part = (updated or "").partition(".")[0]  # what was updated first: the gradients of the rest follow from it
+        order = [
+            piece.name
+            for piece in evidence.names.pieces
+            if piece.kind == "parameter" and piece.name.startswith(f"{part}." if part else "")
+        ]
         values = float(pair.reference.loss), float(pair.candidate.loss)
         ratio = values[1] / values[0] if values[0] and np.isfinite(values).all() else None
         gradients = {name: (ours.get(name), theirs.get(name)) for name in order if name in ours or name in theirs}
@@ -199,10 +205,9 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
     if located.container is not None:
         stretch = ModuleSpec(f"the code {located.stretch.removeprefix('in the code ')}", "", "", False)
         specs = [stretch, stretch]
-    found: List[Cause] = []
-    if located.random_sides:
-        declared = any(item.matters and item.cause.category is Category.RANDOMNESS for item in evidence.findings)
-        found.append(replace(_random(located), confidence=_BESIDE_DECLARED_DROPOUT) if declared else _random(located))
+    found = _from_chance(evidence, located)
+    if located.silent and _trains_alike(evidence):
+        found.append(_silent(located))
     if specs[0] is not None and specs[1] is not None and located.outputs is not None and not located.backward:
         found += explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
         if not located.last_good and located.container is not None:
@@ -212,13 +217,45 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
     return found or [_unexplained(located.first, located)] if located.first is not None else found
 
 
+def _from_chance(evidence: Evidence, located: Located) -> List[Cause]:
+    """Return that a side draws random numbers, if it does."""
+    if not located.random_sides:
+        return []
+    declared = any(item.matters and item.cause.category is Category.RANDOMNESS for item in evidence.findings)
+    return [replace(_random(located), confidence=_BESIDE_DECLARED_DROPOUT) if declared else _random(located)]
+
+
+def _trains_alike(evidence: Evidence) -> bool:
+    """Say whether both sides declare of each parameter alike whether it trains."""
+    trains = [
+        {tensor.name: tensor.trainable for tensor in side.tensors} for side in (evidence.torch, evidence.paddle)
+    ]
+    return all(
+        trains[0].get(piece.torch.tensor) == trains[1].get(piece.paddle.tensor)
+        for piece in evidence.names.pieces
+        if piece.kind == "parameter"
+    )
+
+
+def _silent(located: Located) -> Cause:
+    """Return why nothing flows back to an output on one side."""
+    assert located.first is not None
+    output = located.silent_output
+    where = f"{located.way_back}; {located.first.reason}"
+    if located.silent == "paddle":
+        fix = f"look for .detach(), stop_gradient=True or paddle.no_grad() on the paddle side where {output} is computed or used"
+        return Cause(Category.BACKWARD, "detached", 0.93, where, fix)
+    fix = f"stop the gradient at {output} in the paddle script as torch does: .detach() or paddle.no_grad()"
+    return Cause(Category.BACKWARD, "not_detached", 0.93, where, fix)
+
+
 def _random(located: Located) -> Cause:
     sides = " and ".join(located.random_sides)
     return Cause(
         Category.RANDOMNESS,
         "changes_when_repeated",
         0.96,
-        f"the same step from the same weights, run twice in one process, gives another loss on the {sides} side",
+        f"the same step from the same weights, run twice in one process, comes out otherwise on the {sides} side",
         f"find what draws random numbers in the forward pass of the {sides} side: dropout called as a function without "
         'training=self.training, noise, stochastic depth, sampling; or run with mode = "eval"',
     )
@@ -308,17 +345,42 @@ def _unexplained(failure: Optional[Comparison], located: Optional[Located]) -> C
         fix = f"compare both scripts {located.stretch}"
     elif located is not None and located.backward:
         module = located.paddle_module or "the model"
-        where += f"; going back from the loss, gradients first differ at the output of {module}"
+        where += f"; {located.way_back}"
         fix = f"look at what is computed from the output of {module} on the paddle side: detach, no_grad, a scaled gradient"
-    elif located is not None and located.paddle_module:
-        inside = {
-            True: "its first input agrees: the mistake is inside it, or in what else it is given (a mask, say)",
-            False: "its input already differs, so look just before it",
-        }
-        hint = inside.get(located.input_agrees) if located.input_agrees is not None else None
+    elif failure.kind == "gradient" and located is not None and located.updated is not None:
+        fix = (
+            f"compare how both scripts come to the gradient of {failure.paddle_name} before it is used: terms of the loss, "
+            "create_graph, what is detached"
+        )
+    elif located is not None and located.first is not None:
+        hint = _hint(located)
         where += f"; {hint}" if hint else ""
         fix = f"compare {located.paddle_module} of the paddle side with {located.module} of the torch side"
+        if located.updated is None and located.last_inside and not located.part:
+            fix = f"compare the forward of {shown_path(located.paddle_module)} in both scripts, after {located.last_inside}"
+        elif located.last_inside or not located.paddle_module:
+            what = f", where it makes {located.part}" if located.part else ""
+            fix = f"compare the forward of {shown_path(located.paddle_module)} in both scripts{what}"
     return Cause(category, f"{category.value}_differs", 0.3, where, fix)
+
+
+def _hint(located: Located) -> str:
+    """Say on which side of its inputs a module's output goes wrong."""
+    if located.updated is not None:
+        return "an optimizer updated in this step before the call: the weights may differ by then"
+    if located.input_agrees is None:
+        return ""
+    if not located.input_agrees:
+        return "its input already differs, so look just before it"
+    inside = f", in its own code after {located.last_inside}" if located.last_inside else ""
+    if located.last_inside and located.part:
+        inside = ", in its own code, as all modules in it agree"
+    if located.unlike:
+        return (
+            f"its first input agrees: the mistake is inside it{inside}, or in what else it is given and cannot be compared "
+            f"({', '.join(located.unlike)})"
+        )
+    return f"all that it is given agrees: the mistake is inside it{inside}"
 
 
 def _module(declaration: Declaration, path: str) -> Optional[ModuleSpec]:

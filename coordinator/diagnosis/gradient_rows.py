@@ -41,7 +41,7 @@ def explain_rows(name: str, ours: Array, theirs: Array, before: float, noise: fl
     for axis in range(ours.ndim if ours.ndim > 1 else 0):
         factors, after = fit.per_slice_factor(ours, theirs, axis)
         factors = factors[np.any(np.moveaxis(ours, axis, 0).reshape(factors.size, -1), axis=1)]
-        if ours[0].size > 1 and factors.size and fit.explains(min(before, by_one), after, noise):
+        if ours.size > ours.shape[axis] and factors.size and fit.explains(min(before, by_one), after, noise):
             evidence = (
                 f"paddle's gradient of {name} is torch's times a factor for each index of axis {axis} "
                 f"({number(float(np.min(factors)))} to {number(float(np.max(factors)))})"

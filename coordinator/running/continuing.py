@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Tuple
 
-from stepalign.coordinator.cases.case import SIDES, Case
+from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.judge import StepJudge
 from stepalign.coordinator.diagnosis.cause import Finding
 from stepalign.coordinator.results.result_json import finding_from, finding_json
 from stepalign.coordinator.running.kept_record import pack_memory, pack_record, unpack_memory, unpack_record
 from stepalign.coordinator.running.recorder import Record
 from stepalign.coordinator.running.repeated_log import NotRepeatedError
-from stepalign.coordinator.running.replay import for_resync
+from stepalign.coordinator.running.replay import for_resync, owning_sides
 from stepalign.coordinator.running.run_state import Run, Watcher
 from stepalign.coordinator.running.sides_record import (
     changed_sides,
@@ -33,7 +33,7 @@ from stepalign.protocol.messages import Named
 
 def why_never_kept(case: Case) -> str:
     """Say why no state of a case can be kept; empty where it can."""
-    owning = [side for side in SIDES if case.side(side).command and (case.against is None or case.against.side != side)]
+    owning = owning_sides(case)
     return f"the {owning[0]} side is a command that owns its loop, and so its state" if owning else ""
 
 

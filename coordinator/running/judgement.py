@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 from stepalign.coordinator.comparison.comparison import AS_USED, Comparison
 from stepalign.coordinator.diagnosis.explain import Evidence, explain
@@ -13,8 +13,9 @@ from stepalign.coordinator.processes.switchboard import Interrupted
 from stepalign.coordinator.results.result import FirstDivergence
 from stepalign.coordinator.running.clipped_loss import clipping_warning, first_beyond_clipping
 from stepalign.coordinator.running.continuing import fetch_lost_steps
+from stepalign.coordinator.running.first_difference import Located
 from stepalign.coordinator.running.gap import first_in_gap
-from stepalign.coordinator.running.locate import Located, locate
+from stepalign.coordinator.running.locate import locate
 from stepalign.coordinator.running.noise import beyond_noise, describe_noise, measure_noise, steps_ahead, weigh
 from stepalign.coordinator.running.run_state import Run, Watcher
 from stepalign.coordinator.running.verdict import (
@@ -22,6 +23,9 @@ from stepalign.coordinator.running.verdict import (
 )
 from stepalign.protocol.errors import StepalignError
 from stepalign.protocol.specs import Declaration
+
+UPDATED_KINDS = ("gradient", "optimizer_state", "parameter")
+"""What an update works on and leaves."""
 
 
 def judge_run(run: Run, watcher: Watcher) -> None:
@@ -42,6 +46,7 @@ def judge_run(run: Run, watcher: Watcher) -> None:
             watcher.phase(f"replaying step {failure.step} to find the module")
             run.warnings += _unlocated(run, failure.step)
             located = locate(run.case, run.crew, run.folder, run.session.names, failure, run.batches, watcher.tick)
+            failure, located = _before_update(run, failure, located)
         run.located = located
         if not _clipped(run, failure, located, watcher):
             run.divergence = divergence_of(_place(failure, located))
@@ -106,11 +111,32 @@ def _place(failure: Comparison, located: Optional[Located]) -> Comparison:
         return failure
     if not located.backward:
         return located.first
-    where = located.paddle_module or "the model"
-    return replace(
-        failure,
-        reason=f"{failure.reason}; going back from the loss, gradients first differ at the output of {where}",
+    return replace(failure, reason=f"{failure.reason}; {located.way_back}")
+
+
+def _before_update(
+    run: Run, failure: Comparison, located: Optional[Located]
+) -> Tuple[Comparison, Optional[Located]]:
+    """Return what comes first where modules part after an optimizer's update in the same step: what that update worked on.
+
+    A module that is called then has other weights: if their gradients, state or values differ, those come first, and the
+    module's output follows from them.
+    """
+    judgement = run.first_failed or run.record.failures.first
+    if located is None or located.updated is None or judgement is None or judgement.step != failure.step:
+        return failure, located
+    inside = f"{located.updated}." if located.updated else ""
+    earlier = next(
+        (
+            item
+            for item in judgement.comparisons
+            if not item.passed and item.kind in UPDATED_KINDS and item.name.startswith(inside)
+        ),
+        None,
     )
+    if earlier is None:
+        return failure, located
+    return earlier, located if located.backward else replace(located, first=None)
 
 
 def _clipped(run: Run, failure: Comparison, located: Optional[Located], watcher: Watcher) -> bool:

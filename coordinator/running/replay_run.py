@@ -10,7 +10,7 @@ from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.recordings.batches import open_batches
 from stepalign.coordinator.results.records import from_strict_number, read_steps
 from stepalign.coordinator.running.case_record import read_case_record
-from stepalign.coordinator.running.locate import compare_modules
+from stepalign.coordinator.running.recorded_step import compare_recorded
 from stepalign.coordinator.running.replay import replay_steps
 from stepalign.coordinator.running.run_state import Watcher
 from stepalign.coordinator.sessions.members import find_crew
@@ -50,7 +50,7 @@ def replay_run(folder: Path, step: int, watcher: Watcher, bind: Optional[str] = 
         for number, losses in enumerate(replayed.losses)
         if [_bits(loss) for loss in losses] != [_bits(_recorded(recorded[number], side)) for side in ("torch", "paddle")]
     ]
-    return RunReplay(step, compare_modules(case, replayed.names, torch, paddle, step), unlike)
+    return RunReplay(step, dict(compare_recorded(case, replayed.names, torch, paddle, step).comparisons), unlike)
 
 
 def _recorded(line: Dict[str, object], side: str) -> float:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # what starts the workers imports this module: nothing more t
     from stepalign.coordinator.diagnosis.cause import Cause, Finding
     from stepalign.coordinator.results.result import FirstDivergence, Resumed
     from stepalign.coordinator.running.checkpoints import Kept
-    from stepalign.coordinator.running.locate import Located
+    from stepalign.coordinator.running.first_difference import Located
     from stepalign.coordinator.running.noise import Noise
     from stepalign.coordinator.running.recorder import Record
     from stepalign.coordinator.running.schedule import ScheduleOutcome

@@ -195,6 +195,12 @@ class Session:
         """Have one side continue from another state."""
         self.switchboard.ask({role: state}, messages.StateLoaded, self._weights_s, "weights")
 
+    def take_checkpoints(self, roles: Iterable[str]) -> Dict[str, messages.Checkpoint]:
+        """Return the state of some sides as it is now; of a side that owns its loop, that of its random numbers."""
+        requests = {role: messages.SendCheckpoint() for role in roles}
+        answers = self.switchboard.ask(requests, messages.Checkpoint, self._weights_s, "checkpoint")
+        return dict(answers)
+
     def load_checkpoint(self, states: Mapping[str, messages.LoadCheckpoint]) -> str:
         """Have both sides continue from a state of theirs; return what they could not put back, empty if all is as it
         was.

@@ -30,6 +30,28 @@ print(recorded["a#1@input"] is recorded["a"], recorded["last.0@input"] is record
 with activations.record_activations(net, ("last*",)) as some:
     net(2.0, x=tensor(np.ones((2, 3), "float32")))
 print(" ".join(some))
+
+
+class Given(Module):
+    def forward(self, x, mask=None, *rest, **further):
+        return x * 1.0
+
+
+given = Given()
+x, y = (tensor(np.full((2, 3), value, "float32")) for value in (1.0, 2.0))
+ways = {
+    "place": lambda: given(x, y),
+    "name": lambda: given(x, mask=y),
+    "names": lambda: given(mask=y, x=x),
+    "none": lambda: given(x, None),
+    "rest": lambda: given(x, None, (x, y), bias={"a": y, "b": 2.0}),
+    "again": lambda: given(given(x, y), x),
+}
+for way, call in ways.items():
+    with activations.record_activations(given, ("*",)) as taken:
+        call()
+    print(" ".join(key for key in taken if "@" in key))
+    results.update({f"{way} {key}": array for key, array in taken.items()})
 results.update(recorded)
 """
 
@@ -79,3 +101,14 @@ def test_what_one_module_returns_and_the_next_is_given_is_copied_once(recorded: 
 
 def test_only_modules_that_are_asked_for_are_recorded(recorded: Recorded) -> None:
     assert recorded[0][2] == "last@input last.0@input last.0 last.1@input last.1 last"
+
+
+def test_every_tensor_that_a_module_was_given_is_recorded_by_its_argument_however_it_was_passed(recorded: Recorded) -> None:
+    place, name, names, none, rest, again = recorded[0][3:9]
+    assert place == name == names == "<model>@input <model>@input:mask"
+    assert none == "<model>@input"
+    assert rest == "<model>@input <model>@input:2:0 <model>@input:2:1 <model>@input:bias:a"
+    assert again == "<model>@input <model>@input:mask <model>#1@input <model>#1@input:mask"
+    for way in ("place", "name", "names"):
+        assert np.all(recorded[1][f"{way} <model>@input"] == 1.0)
+        assert np.all(recorded[1][f"{way} <model>@input:mask"] == 2.0)

@@ -6,6 +6,7 @@ returns and the next is given is copied once.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -32,7 +33,8 @@ def record_activations(
 
     ``path`` is a module's output, ``path#1`` that of its second call, ``path:0`` and ``path:key`` parts of an output
     that holds several tensors; the model itself is ``<model>``. ``path@input`` and ``path#1@input`` are the first
-    tensor that the module was given, recorded before it runs and so before what is inside it. Attention weights, which
+    tensor that the module was given, recorded before it runs and so before what is inside it; ``path@input:mask`` is
+    another, by the argument's name in ``forward`` or else its place, however it was passed. Attention weights, which
     torch averages over the heads and paddle does not, are left out. With ``gradients`` the gradient of each output
     follows as ``<key>@grad`` when backward reaches it, which must be inside the context.
     """
@@ -45,7 +47,7 @@ def record_activations(
         if id(module) not in hooked and any(fnmatchcase(name, pattern) for pattern in patterns):
             hooked[id(module)] = name
             calls: List[str] = []
-            handles.append(_before(module, _input_recorder(name, recorded, calls, copies, room)))
+            handles.append(_before(module, _input_recorder(name, _arguments(module), recorded, calls, copies, room)))
             handles.append(module.register_forward_hook(_recorder(recorded, calls, copies, gradients, room)))
     try:
         yield recorded
@@ -55,20 +57,43 @@ def record_activations(
 
 
 def _input_recorder(
-    name: str, recorded: Arrays, calls: List[str], copies: Copies, room: Room
+    name: str, arguments: List[str], recorded: Arrays, calls: List[str], copies: Copies, room: Room
 ) -> Callable[..., None]:
-    """Make the hook that runs before one module; ``calls`` fills with the names of the calls that have not ended."""
+    """Make the hook that runs before one module, whose forward takes ``arguments``; ``calls`` fills with the names of the
+    calls that have not ended.
+    """
     begun = 0
 
     def record(module: Any, inputs: Any, named: Any = None) -> None:
         nonlocal begun
         calls.append(f"{name}#{begun}" if begun else name)
         begun += 1
-        tensor = next((tensor for _, tensor in _leaves("", (inputs, named))), None)
-        if tensor is not None:
-            recorded[f"{calls[-1]}@input"] = _copied(tensor, copies, room)
+        first = f"{calls[-1]}@input"
+        for part, tensor in _given(arguments, inputs, named):
+            recorded[first if first not in recorded else f"{first}:{part}"] = _copied(tensor, copies, room)
 
     return record
+
+
+def _arguments(module: Any) -> List[str]:
+    """Name the positional arguments of a module's forward, in order; none where they cannot be known."""
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+
+
+def _given(arguments: List[str], inputs: Any, named: Any) -> Iterator[Tuple[str, Any]]:
+    """Yield the tensors that a module is given with the names of their arguments, in forward's order, those that are passed
+    by name last.
+    """
+    places = {argument: number for number, argument in enumerate(arguments)}
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    for number, value in enumerate(inputs):
+        yield from _leaves(arguments[number] if number < len(arguments) else str(number), value)
+    for argument in sorted(named or {}, key=lambda argument: places.get(argument, len(places))):
+        yield from _leaves(argument, named[argument])
 
 
 def _recorder(

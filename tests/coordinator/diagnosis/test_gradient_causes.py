@@ -291,3 +291,9 @@ def test_factors_no_further_apart_than_what_they_leave_are_none() -> None:
 
     given = pairs(doubled) | {"enc.1.weight": (np.eye(6), np.tri(6))}
     assert "channel_scale" not in {cause.code for cause in explain_gradients(given, NAMES)}
+
+
+def test_a_factor_for_each_channel_of_one_element_explains_nothing() -> None:
+    random = np.random.default_rng(5)
+    torch, paddle = (random.standard_normal((1, 16)).astype(np.float32) for _ in range(2))
+    assert explain_gradients({"fc.weight": (torch, paddle)}, ["fc.weight"]) == []

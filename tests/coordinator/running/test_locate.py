@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from stepalign.coordinator.cases.case import Case, CaseFile, DataSection, SideSection
-from stepalign.coordinator.running.locate import Located, call_of, find_first, module_of
+from stepalign.coordinator.running.activation_names import call_of, input_partners, module_of
+from stepalign.coordinator.running.first_difference import Located, find_first
+from stepalign.coordinator.running.locate import is_loss
 from stepalign.coordinator.sessions.naming import NameMap
+from stepalign.coordinator.sessions.step_plan import StepPair
+from stepalign.protocol.messages import StepResult
 
 CASE = Case(Path("."), CaseFile(SideSection("t.py"), SideSection("p.py"), DataSection("data.npz")))
 PATHS = ("embed", "layers", "layers.0", "layers.0.attn", "layers.0.attn.out", "layers.0.fc1", "layers.0.fc2", "head")
@@ -157,3 +161,163 @@ def test_an_output_of_another_layout_is_passed_over_if_a_later_one_agrees() -> N
     paddle["<model>"] = paddle["<model>"] + np.float32(0.5)
     located = find_first(CASE, NameMap((), tuple((path, path) for path in ("", *PATHS))), torch, paddle, 0)
     assert located is not None and located.module == "head"
+
+
+def find_in(torch: Dict[str, np.ndarray], paddle: Dict[str, np.ndarray], *paths: str) -> Optional[Located]:
+    """Return what is found where both sides have the same modules."""
+    return find_first(CASE, NameMap((), (("", ""), *((path, path) for path in paths))), torch, paddle, 0)
+
+
+def test_another_input_that_differs_blames_who_gives_it_and_not_the_code_inside() -> None:
+    order = ("<model>@input", "<model>@input:t", "<model>@input:y", "time@input", "time", "label@input", "label", "<model>")
+    torch, paddle = recorded(order), recorded(order)
+    for key in ("<model>@input:y", "label@input", "label", "<model>"):
+        paddle[key] = paddle[key] + np.float32(0.5)
+    located = find_in(torch, paddle, "time", "label")
+    assert located is not None and located.first is not None
+    assert (located.first.torch_name, located.container) == ("<model>@input:y", "loss(model, batch)")
+    assert located.stretch.startswith("in the code of loss(model, batch), from its beginning")
+
+
+def test_a_module_that_is_given_another_mask_is_not_to_blame() -> None:
+    order = ("<model>@input", "embed@input", "embed", "attn@input", "attn@input:mask", "attn", "<model>")
+    torch, paddle = recorded(order), recorded(order)
+    for key in ("attn@input:mask", "attn", "<model>"):
+        paddle[key] = paddle[key] + np.float32(0.5)
+    located = find_in(torch, paddle, "embed", "attn")
+    assert located is not None and located.first is not None
+    assert (located.first.torch_name, located.container, located.last_good) == ("attn@input:mask", "", "embed")
+
+
+def test_inputs_belong_together_by_name_and_else_by_place() -> None:
+    torch = ("fc@input", "fc@input:mask", "fc@input:length", "lstm@input", "lstm@input:hx:0", "lstm@input:hx:1")
+    paddle = ("fc@input", "fc@input:length", "fc@input:mask", "lstm@input", "lstm@input:states:0")
+    assert input_partners(torch, paddle, {"fc": "fc", "lstm": "lstm"}) == {
+        "fc@input:mask": "fc@input:mask",
+        "fc@input:length": "fc@input:length",
+        "lstm@input:hx:0": "lstm@input:states:0",
+    }
+
+
+FLAGS = np.array([[True, False, False], [True, True, False]])
+ADDED = np.where(FLAGS, np.float32(-np.inf), np.float32(0.0))
+
+
+@pytest.mark.parametrize(
+    ("masks", "unlike"),
+    [
+        ((FLAGS, ~FLAGS), ("mask",)),
+        ((FLAGS.astype(np.float32), (~FLAGS).astype(np.float32)), ("mask",)),
+        ((FLAGS, FLAGS[:, None]), ("mask",)),
+        ((FLAGS, ADDED), ("mask",)),
+        ((FLAGS, None), ("mask",)),
+        ((None, FLAGS), ("mask",)),
+        ((ADDED, np.maximum(ADDED, np.float32(-1e9))), ()),
+        ((FLAGS, FLAGS), ()),
+    ],
+)
+def test_a_mask_that_is_written_in_another_way_is_no_difference(masks: tuple[object, object], unlike: tuple[str, ...]) -> None:
+    sides = []
+    for mask in masks:
+        side = recorded(("<model>@input", "attn@input", "mask", "attn", "<model>"))
+        side = {("attn@input:mask" if key == "mask" else key): array for key, array in side.items()}
+        side["attn@input:mask"] = mask  # type: ignore[assignment]
+        sides.append({key: array for key, array in side.items() if array is not None})
+    sides[1]["attn"] = sides[1]["attn"] * np.float32(2.0)
+    sides[1]["<model>"] = sides[1]["<model>"] * np.float32(2.0)
+    located = find_in(*sides, "attn")
+    assert located is not None and (located.module, located.container, located.input_agrees) == ("attn", None, True)
+    assert located.unlike == unlike
+
+
+def test_another_mask_of_the_same_kind_is_a_difference() -> None:
+    for mask in (FLAGS, ADDED):
+        other = mask.copy()
+        other[0, 0], other[0, 1] = mask[0, 1], mask[0, 0]
+        torch, paddle = recorded(("attn@input", "attn")), recorded(("attn@input", "attn"))
+        torch = {"attn@input": torch["attn@input"], "attn@input:mask": mask, "attn": torch["attn"]}
+        paddle = {"attn@input": paddle["attn@input"], "attn@input:mask": other, "attn": paddle["attn"] * 2}
+        located = find_in(torch, paddle, "attn")
+        assert located is not None and located.first is not None and located.first.torch_name == "attn@input:mask"
+
+
+def test_a_container_whose_modules_all_agree_goes_wrong_after_the_last_of_them() -> None:
+    located = find("layers.0", renamed="blocks")
+    assert located is not None and (located.module, located.last_inside) == ("layers.0", "blocks.0.fc2")
+    located = find("<model>")
+    assert located is not None and (located.module, located.last_inside, located.part) == ("", "head", "")
+    located = find("layers.0.fc1")
+    assert located is not None and located.last_inside == ""
+
+
+GAN = (
+    *("G@input", "G", "D@input", "D", "D@grad", "G@grad", "@update:1"),
+    *("D#1@input", "D#1", "D#1@grad", "@update:0"),
+)
+
+
+def gan(*differing: str) -> Optional[Located]:
+    torch, paddle = recorded(GAN), recorded(GAN)
+    for key in differing:
+        paddle[key] = paddle[key] * np.float32(2.0)
+    return find_in(torch, paddle, "G", "D")
+
+
+def test_what_is_called_after_an_update_in_the_same_step_is_marked() -> None:
+    located = gan("D#1", "D#1@grad")
+    assert located is not None and (located.module, located.updated, located.backward) == ("D", "D", False)
+    located = gan("D", "D#1")
+    assert located is not None and (located.last_good, located.updated) == ("G", None)
+
+
+def test_a_gradient_that_differs_before_an_update_comes_before_outputs_after_it() -> None:
+    located = gan("G@grad", "D#1", "D#1@grad")
+    assert located is not None and (located.module, located.updated, located.backward) == ("G", "D", True)
+    located = gan("G@grad")
+    assert located is not None and (located.module, located.updated, located.backward) == ("G", None, True)
+
+
+@pytest.mark.parametrize("silent", ["torch", "paddle"])
+def test_a_gradient_that_one_side_alone_has_is_the_first_difference(silent: str) -> None:
+    order = ("fc@input", "fc", "<model>:0", "<model>:1", "<model>:0@grad", "<model>:1@grad", "fc@grad")
+    torch, paddle = recorded(order), recorded(order)
+    paddle["fc@grad"] = paddle["fc@grad"] * np.float32(2.0)
+    del (torch if silent == "torch" else paddle)["<model>:1@grad"]
+    located = find_in(torch, paddle, "fc")
+    assert located is not None and (located.silent, located.silent_output) == (silent, "<model>:1")
+    assert located.way_back == f"going back from the loss, nothing flows back to the output <model>:1 on the {silent} side"
+
+
+def test_of_modules_that_hand_one_output_on_the_outermost_is_named() -> None:
+    order = ("body.fc@input", "body.fc", "body", "<model>", "body.fc@grad", "body@grad")
+    torch = recorded(order)
+    torch["body"] = torch["body.fc"]
+    located = find_in(torch, {key: array for key, array in torch.items() if "@grad" not in key}, "body", "body.fc")
+    assert located is not None and (located.module, located.silent) == ("body", "paddle")
+
+
+def test_a_gradient_of_noise_and_one_that_another_call_has_are_not_missed() -> None:
+    order = ("fc@input", "fc", "fc#1@input", "fc#1", "fc#1@grad", "fc@grad")
+    torch, paddle = recorded(order), recorded(order)
+    paddle["fc@grad"] = paddle["fc@grad"] * np.float32(2.0)
+    noise = {**torch, "fc@grad": np.full((2, 3), 1e-9, np.float32)}
+    assert find_in(noise, {key: array for key, array in torch.items() if key != "fc@grad"}, "fc") is None
+    again = [{key: array for key, array in torch.items() if key != gone} for gone in ("fc@grad", "fc#1@grad")]
+    assert find_in(*again, "fc") is None
+
+
+def pair_of(torch: float, paddle: float) -> StepPair:
+    results = [StepResult(0, [], np.array(loss, np.float32), "", {}, (), 0.0) for loss in (torch, paddle)]
+    return StepPair(0, *results, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "losses", "expected"),
+    [("<model>", (0.5, 0.7), True), ("<model>:loss", (3.0, 4.0), True), ("<model>:3", (0.5, 0.7), False)],
+)
+def test_a_scalar_among_what_the_model_returns_is_its_loss_only_if_it_has_that_value(
+    key: str, losses: tuple[float, float], expected: bool
+) -> None:
+    values = np.array([3.0], np.float32), np.array([4.0], np.float32)
+    located = find_in({key: values[0]}, {key: values[1]})
+    assert located is not None and is_loss(located, pair_of(*losses)) is expected
