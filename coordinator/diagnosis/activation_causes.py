@@ -16,13 +16,16 @@ from stepalign.coordinator.diagnosis.array_fit import Array
 from stepalign.coordinator.diagnosis.cause import Category, Cause
 from stepalign.coordinator.diagnosis.common_terms import as_float
 from stepalign.coordinator.diagnosis.elementwise import FUNCTIONS, negative_slope, softmax
-from stepalign.coordinator.diagnosis.norm_fit import fit_epsilon
+from stepalign.coordinator.diagnosis.norm_causes import explain_epsilon
 from stepalign.coordinator.diagnosis.precision_causes import explain_precision
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.wording import number
-from stepalign.protocol.specs import ModuleSpec, Scalar
+from stepalign.protocol.specs import ModuleSpec
 
 _SAMPLE = 4096
+_SURE = 0.9
+"""From this confidence on a cause leaves factors of rows, which follow from it, nothing to say."""
+
 _SAME_SLOPE = 1e-4
 """Ten times what the fit of a slope may leave over: what is nearer is rounding, of an identity too."""
 
@@ -64,13 +67,15 @@ def explain_activation(
     if inputs is not None:
         causes.extend(_function(where, inputs, ours, theirs))
         causes.extend(_softmax(where, inputs, ours, theirs))
-        causes.extend(_epsilon(where, torch_module, paddle_module, inputs, ours, theirs, before))
+        causes.extend(explain_epsilon(where, torch_module, paddle_module, inputs, ours, theirs, before))
     causes.extend(_slope(where, ours, theirs, noise))
     if before > noise:
         causes.extend(explain_bounds(where, ours, theirs, noise))
         causes.extend(_factor_or_offset(where, torch_module, ours, theirs, before, noise))
         causes.extend(_statistics(where, torch_module, ours, theirs, before, noise))
-        causes.extend(explain_layout(where, ours, theirs, before, noise))
+        sure = any(cause.confidence >= _SURE for cause in causes)
+        layout = explain_layout(where, ours, theirs, before, noise)
+        causes.extend(cause for cause in layout if not sure or cause.code != "row_scale")
     return rank(causes)
 
 
@@ -189,60 +194,6 @@ def _softmax(where: str, inputs: Array, ours: Array, theirs: Array) -> Iterator[
         if axes[0] is not None and axes[1] is not None and axes[0] != axes[1]:
             evidence = f"{where} takes the {what} over axis {axes[0]} in torch and over axis {axes[1]} in paddle"
             yield Cause(Category.FORWARD, "axis", 0.97, evidence, f"axis={axes[0]} in paddle's {what} of {where}")
-
-
-def _epsilon(
-    where: str,
-    torch_module: ModuleSpec,
-    paddle_module: ModuleSpec,
-    inputs: Array,
-    ours: Array,
-    theirs: Array,
-    before: float,
-) -> Iterator[Cause]:
-    """Fit the epsilon of layer, RMS, instance and group norm to both outputs."""
-    kind = torch_module.type
-    if inputs.shape != ours.shape or "Norm" not in kind or "BatchNorm" in kind or inputs.ndim < 2:
-        return
-    x, y, z = inputs, ours, theirs
-    if kind in ("LayerNorm", "RMSNorm"):
-        size = _normalised_axes(torch_module.hyperparameters.get("normalized_shape"), inputs)
-        axes: tuple[int, ...] = tuple(range(inputs.ndim - size, inputs.ndim))
-        channels = axes
-    elif kind.startswith("InstanceNorm") and inputs.ndim > 2:
-        axes, channels = tuple(range(2, inputs.ndim)), (1,)
-    elif kind == "GroupNorm":
-        groups = int(as_float(torch_module.hyperparameters.get("num_groups"), 1.0))
-        shape = (inputs.shape[0], groups, inputs.shape[1] // groups, -1)
-        x, y, z = inputs.reshape(shape), ours.reshape(shape), theirs.reshape(shape)
-        axes, channels = (2, 3), (1, 2)
-    else:
-        return
-    center = kind != "RMSNorm"
-    torch_eps, torch_left = fit_epsilon(x, y, axes, channels, center)
-    paddle_eps, paddle_left = fit_epsilon(x, z, axes, channels, center)
-    if torch_eps == paddle_eps or max(torch_left, paddle_left) > 0.1 * before:
-        return
-    declared = torch_module.hyperparameters.get("eps")
-    shown = declared if isinstance(declared, float) else torch_eps
-    evidence = (
-        f"{where}: the outputs fit epsilon {number(torch_eps)} in torch and {number(paddle_eps)} in paddle "
-        f"(left over {max(torch_left, paddle_left):.0e} of a difference of {before:.0e})"
-    )
-    fix = f"epsilon={number(shown)} in paddle.nn.{paddle_module.framework_class.rsplit('.', 1)[-1]}(...) of {where}"
-    yield Cause(
-        Category.HYPERPARAMETER,
-        "norm_epsilon",
-        fit.certainty(before, max(torch_left, paddle_left), 0.0, 0.95),
-        evidence,
-        fix,
-    )
-
-
-def _normalised_axes(shape: Scalar, inputs: Array) -> int:
-    if isinstance(shape, (tuple, list)) and 0 < len(shape) < inputs.ndim:
-        return len(shape)
-    return 1
 
 
 def _slope(where: str, ours: Array, theirs: Array, noise: float) -> Iterator[Cause]:

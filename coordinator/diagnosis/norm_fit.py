@@ -9,13 +9,20 @@ import numpy as np
 from stepalign.coordinator.diagnosis.array_fit import Array
 
 _GRID = np.concatenate([[0.0], 10.0 ** np.arange(-14.0, 0.01, 0.25)])
-_COMMON = (0.0, 1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+COMMON = (0.0, 1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
 
 def fit_epsilon(
-    inputs: Array, outputs: Array, axes: Sequence[int], channel_axes: Sequence[int], center: bool
+    inputs: Array,
+    outputs: Array,
+    axes: Sequence[int],
+    channel_axes: Sequence[int],
+    center: bool,
+    is_outside: bool = False,
 ) -> tuple[float, float]:
     """Return (epsilon, relative L2 left over) of ``outputs = scale * (x - mean) / sqrt(var + epsilon) + shift``.
+
+    With ``is_outside`` it is ``(x - mean) / (sqrt(var) + epsilon)``.
 
     ``axes`` are normalised together; ``scale`` and ``shift`` vary over ``channel_axes``, fitted by least squares.
     ``center`` is False for RMS norm: no mean is taken and no shift added. Common values are preferred to fitted ones.
@@ -28,7 +35,7 @@ def fit_epsilon(
     def left(epsilon: float) -> float:
         if low + epsilon <= 0.0:
             return float("inf")
-        z = (inputs - mean) / np.sqrt(variance + epsilon)
+        z = (inputs - mean) / (np.sqrt(variance) + epsilon if is_outside else np.sqrt(variance + epsilon))
         z_mean = np.mean(z, axis=others, keepdims=True) if center else 0.0
         y_mean = np.mean(outputs, axis=others, keepdims=True) if center else 0.0
         square = np.sum((z - z_mean) ** 2, axis=others, keepdims=True)
@@ -42,7 +49,7 @@ def fit_epsilon(
         span = [best * (1.0 + share * step) for step in range(-6, 7)] if best else []
         best = min([best, *span], key=left)
     value = left(best)
-    for common in _COMMON:
+    for common in COMMON:
         if left(common) <= 1.05 * value + 1e-12:
             return common, left(common)
     return best, value

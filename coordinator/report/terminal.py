@@ -6,6 +6,7 @@ terminal, nor passed on from a worker's text; colours follow NO_COLOR. `live` sh
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,6 +35,9 @@ _LABEL_WIDTH = 9
 _SHOWN_CAUSES = 3
 _SHOWN_LINES = 5
 _ERROR_START, _ERROR_END = 4, 7
+_FRAME_LINES = 2
+_FRAME = re.compile(r'\s*File "[^"]+", line \d+')
+_LIBRARY = re.compile(r'site-packages|dist-packages|[/\\]lib[/\\]python\d|[/\\]stepalign[/\\]|\.zip[/\\]|File "<')
 _PATHS = ((message("report"), "report.html"), (message("table for the pull request"), "losses.md"))
 _STYLES = {
     Verdict.ALIGNED: "bold green",
@@ -151,11 +155,28 @@ def _error_lines(error: ErrorFacts) -> list[Text]:
         (message("signal"), error.signal),
     )
     where = ", ".join(f"{say(name)} {value}" for name, value in facts if value is not None)
-    lines = say(error.message.rstrip(), "errors").splitlines()
-    if len(lines) > _ERROR_START + _ERROR_END + 1:
-        left_out = len(lines) - _ERROR_START - _ERROR_END
-        lines = [*lines[:_ERROR_START], "  " + say(f"... {left_out} lines, in result.json"), *lines[-_ERROR_END:]]
+    lines = _shortened(say(error.message.rstrip(), "errors").splitlines())
     return [*(_line(line) for line in lines), *([_line(f"({where})")] if where else [])]
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    """Return the start and the end of a long message, and between them the last frame of the user's own code."""
+    end = len(lines) - _ERROR_END
+    if end <= _ERROR_START + 1:
+        return lines
+    frames = [number for number, line in enumerate(lines) if _FRAME.match(line)]
+    own = [number for number in frames if not _LIBRARY.search(lines[number])]
+    kept: list[str] = []
+    if own and _ERROR_START <= own[-1] < end:
+        later = [number for number in frames if number > own[-1]]
+        kept = lines[own[-1] : min([end, own[-1] + _FRAME_LINES, *later])]
+    before = own[-1] - _ERROR_START if kept else 0
+    after = end - (own[-1] + len(kept) if kept else _ERROR_START)
+    return [*lines[:_ERROR_START], *_left_out(before), *kept, *_left_out(after), *lines[end:]]
+
+
+def _left_out(count: int) -> list[str]:
+    return ["  " + say(f"... {count} lines, in result.json")] if count else []
 
 
 def _cause_lines(result: Result) -> list[Text]:

@@ -39,6 +39,9 @@ _OPTIMIZER_HEADLINES = {
 
 _FAR_BEYOND_ROUNDING = 1e-2
 
+_PLACES = re.compile(r"(?:compare|look|find|check)\b")
+"""How a fix begins that says where to look, not what to write."""
+
 _SURE = 0.5
 """Below this confidence a cause is a place to look at, not something to apply."""
 
@@ -290,6 +293,12 @@ def _next_steps(result: Result) -> list[str]:
             if first is not None and first.rel_l2 is not None and first.rel_l2 > _FAR_BEYOND_ROUNDING:
                 return [f"{place}."]
             return [f"{place}; --dtype float64 tells rounding from a wrong formula."]
+        first_cause = max(result.causes, key=lambda cause: cause.confidence)
+        if _PLACES.match(first_cause.fix):
+            return [
+                "Look at the place that the first cause names, on both sides, then run the same again: the next "
+                "divergence, if any, shows then."
+            ]
         return ["Apply the first fix, then run the same again: the next divergence, if any, shows then."]
     if is_optimizer_only(result):
         return ["Compare what both scripts construct, argument by argument, with docs/atlas.md beside it."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,30 @@ def test_the_epsilon_of_a_layer_norm_is_fitted(ours: float, theirs: float, scale
     causes = explain("LayerNorm", layer_norm(x, ours), layer_norm(x, theirs), x, eps=ours, normalized_shape=(32,))
     assert causes[0].code == "norm_epsilon"
     assert f"epsilon={ours:.7g}" in causes[0].fix
+
+
+def rms_norm(x: np.ndarray, inside: float = 0.0, outside: float = 0.0) -> np.ndarray:
+    x = x.astype(np.float64)
+    root = np.sqrt((x**2).mean(-1, keepdims=True) + inside) + outside
+    return (np.linspace(0.5, 2.0, x.shape[-1]) * x / root).astype(np.float32)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_an_epsilon_outside_the_root_of_ones_own_norm_is_told_as_such(swapped: bool) -> None:
+    x = (0.02 * RANDOM.normal(size=(4, 12, 32)) * RANDOM.uniform(0.5, 2.0, size=(4, 12, 1))).astype(np.float32)
+    outputs = [rms_norm(x, inside=1e-6), rms_norm(x, outside=1e-6)]
+    own = replace(module("m", "RMSNorm"), framework_class="paddle_side.RMSNorm")
+    causes = explain_activation(own, own, *(outputs[::-1] if swapped else outputs), x, x)
+    assert causes[0].code == "norm_epsilon" and "1e-06 outside the root" in causes[0].evidence
+    assert "paddle.nn" not in causes[0].fix and "row_scale" not in {cause.code for cause in causes}
+    assert ("x / (root + epsilon)" if swapped else "x / sqrt(mean square + epsilon)") in causes[0].fix
+
+
+def test_the_fix_of_ones_own_norm_names_no_class_of_paddle() -> None:
+    x = (0.02 * RANDOM.normal(size=(4, 12, 32))).astype(np.float32)
+    own = replace(module("m", "RMSNorm"), framework_class="paddle_side.RMSNorm")
+    cause = explain_activation(own, own, rms_norm(x, inside=1e-6), rms_norm(x, inside=1e-5), x, x)[0]
+    assert cause.fix == "epsilon 1e-06 in m of the paddle model"
 
 
 def test_the_epsilon_of_a_group_norm_is_fitted() -> None:

@@ -202,6 +202,27 @@ def test_a_long_traceback_is_cut_to_its_start_and_its_end() -> None:
     assert "frame 20" not in text
 
 
+def test_a_long_traceback_keeps_the_last_frame_of_the_users_own_code() -> None:
+    def frame(path: str, line: str) -> list[str]:
+        return [f'  File "{path}", line 3, in f', f"    {line}"]
+
+    library = [line for number in range(8) for line in frame("/v/lib/python3.11/site-packages/paddle/x.py", f"call({number})")]
+    own = [*frame("/home/me/port/train.py", "outer()"), *frame("/home/me/port/model.py", "y = broken(x)")]
+    lines = ["the paddle side failed", "Traceback (most recent call last):", *library[:4], *own, *library, "ValueError: no"]
+    text = _printed(dataclasses.replace(failed(), error=ErrorFacts("\n".join(lines))))
+    assert "model.py" in text and "y = broken(x)" in text and "ValueError: no" in text
+    assert "outer()" not in text and "call(2)" not in text
+    assert "... 4 lines, in result.json" in text and "... 10 lines, in result.json" in text
+
+
+def test_a_fix_that_only_says_where_to_look_is_not_told_to_be_applied() -> None:
+    result = diverged()
+    for fix, said in (("compare the two losses", "Look at the place"), ("epsilon=1e-12", "Apply the first fix")):
+        causes = (dataclasses.replace(result.causes[0], confidence=0.9, fix=fix),)
+        text = " ".join(_printed(dataclasses.replace(result, causes=causes)).split())
+        assert said in text
+
+
 def test_causes_found_before_a_failure_do_not_pass_for_the_failures_reason() -> None:
     text = _printed(dataclasses.replace(failed(), causes=diverged().causes))
     assert "CAUSES" in text and "WHY" not in text
