@@ -17,6 +17,7 @@ from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
 from stepalign.coordinator.diagnosis.clip_fit import explain_clipping
 from stepalign.coordinator.diagnosis.declared_parameters import declared_parameters
 from stepalign.coordinator.diagnosis.loss_formula import LossSite, explain_loss_formula
+from stepalign.coordinator.diagnosis.mask_causes import explain_mask
 from stepalign.coordinator.diagnosis.numbers import (
     explain_activation,
     explain_gradients,
@@ -209,12 +210,17 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
     if located.silent and _trains_alike(evidence):
         found.append(_silent(located))
     if specs[0] is not None and specs[1] is not None and located.outputs is not None and not located.backward:
-        found += explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
+        mask = explain_mask(_given(located), *located.outputs) if located.argument else []
+        found += mask or explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
         if not located.last_good and located.container is not None:
             found = [_as_data(cause) for cause in found] or [_as_data(_unexplained(located.first, located))]
     if located.backward and located.outputs is not None:
         found += explain_module_gradient(located.paddle_module, *located.outputs)
     return found or [_unexplained(located.first, located)] if located.first is not None else found
+
+
+def _given(located: Located) -> str:
+    return f"what {shown_path(located.paddle_module)} is given as {located.argument}"
 
 
 def _from_chance(evidence: Evidence, located: Located) -> List[Cause]:

@@ -88,6 +88,11 @@ class Located:
         return name if ":" in name else ""
 
     @property
+    def argument(self) -> str:
+        """Return paddle's name of the argument that differs first, where it is not the first tensor of a call."""
+        return "" if self.container is None or self.first is None else argument_of(self.first.paddle_name or "")
+
+    @property
     def silent_output(self) -> str:
         """Return paddle's name of the output that nothing flows back to on one side."""
         return (self.first.paddle_name or "").partition("@")[0] if self.first is not None and self.silent else ""

@@ -14,6 +14,7 @@ import numpy as np
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison, compare_values
 from stepalign.coordinator.comparison.tolerances import tolerances
+from stepalign.coordinator.diagnosis.mask_causes import FORBIDDEN
 from stepalign.coordinator.running.activation_names import (
     argument_of,
     call_of,
@@ -28,9 +29,6 @@ from stepalign.protocol.messages import Named
 
 _LATER_STEP_ALLOWANCE = 20.0
 """After the first step the sides' weights already differ a little; a mistake differs by far more."""
-
-_FORBIDDEN = -1e3
-"""Masks that are added to scores hold this or less where nothing may be seen: -10000, -1e9, -infinity."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,8 @@ def _as_mask(item: Comparison, torch: np.ndarray, paddle: np.ndarray, atol: floa
     What is added to scores agrees where both forbid the same; of flags that are each other's opposite nothing can be said.
     """
     if torch.dtype.kind == "f":
-        forbidden = torch <= _FORBIDDEN
-        same = bool(forbidden.any()) and np.array_equal(forbidden, paddle <= _FORBIDDEN)
+        forbidden = torch <= FORBIDDEN
+        same = bool(forbidden.any()) and np.array_equal(forbidden, paddle <= FORBIDDEN)
         if same and np.allclose(torch[~forbidden], paddle[~forbidden], rtol=0.0, atol=atol):
             return replace(item, passed=True)
     flags = bool(np.all((torch == 0) | (torch == 1)))
