@@ -214,7 +214,7 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
         found += mask or explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
         if not located.last_good and located.container is not None:
             found = [_as_data(cause) for cause in found] or [_as_data(_unexplained(located.first, located))]
-    if located.backward and located.outputs is not None:
+    if located.backward and located.outputs is not None and not located.silent:
         found += explain_module_gradient(located.paddle_module, *located.outputs)
     return found or [_unexplained(located.first, located)] if located.first is not None else found
 

@@ -29,7 +29,7 @@ Named = Mapping[str, npt.NDArray[np.generic]]
 @dataclass(frozen=True)
 class Proportion:
     """``text`` follows "is". ``kind`` is ``equal``; ``whole``, ``rows``, ``channels`` or ``some`` (elements) for what a
-    factor predicts; ``part`` where some elements agree; else ``other``.
+    factor predicts; ``zero`` where one side is zero; ``part`` where some elements agree; else ``other``.
     """
 
     kind: str
@@ -46,6 +46,8 @@ def proportion(torch: npt.NDArray[np.generic], paddle: npt.NDArray[np.generic], 
     other = Proportion("other", f"different (relative {before:.2g})")
     if ours.shape != theirs.shape or not ours.size or not np.all(np.isfinite(ours)) or not np.all(np.isfinite(theirs)):
         return other
+    if not np.any(theirs) or not np.any(ours):
+        return Proportion("zero", f"zero in {'torch' if np.any(theirs) else 'paddle'}")
     value, after = fit.factor(ours, theirs)
     if after <= noise:
         return Proportion("whole", f"{_short(value)} x torch's")

@@ -65,7 +65,7 @@ FAULTS: tuple[Port, ...] = (
     faulty(
         "trunk_detached",
         "mlp",
-        ("backward", "frozen_parameter"),
+        "backward",
         "gradient",
         options=MOMENTUM,
         paddle={"detach": "blocks"},
@@ -74,7 +74,7 @@ FAULTS: tuple[Port, ...] = (
     faulty(
         "states_detached_in_torch",
         "recurrent",
-        ("backward", "frozen_parameter"),
+        "backward",
         "gradient",
         options=ADAMW,
         torch={"detach": "states"},

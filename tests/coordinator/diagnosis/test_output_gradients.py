@@ -60,6 +60,11 @@ def test_where_elements_differ_without_a_factor_is_told() -> None:
     assert "different where click is 1, equal elsewhere" in evidence(other, SECOND)
 
 
+def test_a_gradient_that_is_zero_on_one_side_is_told_without_a_factor() -> None:
+    assert "<model>:0 the gradient of the loss is zero in paddle" in evidence(0 * FIRST, SECOND)
+    assert explain_module_gradient("out", FIRST, 0 * FIRST) == []
+
+
 def test_gradients_that_all_agree_leave_what_does_not_depend_on_the_outputs() -> None:
     assert "does not depend on the model's outputs" in evidence(FIRST, SECOND)
 
