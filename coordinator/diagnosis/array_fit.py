@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
+_ONE_NUMBER = 1e-3
+
 EXPLAINED = 0.02
 """A fit explains a difference when it leaves less than this share of it, or nothing but rounding."""
 
@@ -71,6 +73,23 @@ def per_slice_factor(ours: Array, theirs: Array, axis: int) -> tuple[Array, floa
     square = np.sum(a * a, axis=1)
     factors = np.divide(np.sum(a * b, axis=1), square, out=np.ones_like(square), where=square > 0.0)
     return factors, left_over(b, factors[:, None] * a)
+
+
+def slices_vary(array: Array, axis: int) -> bool:
+    """Return whether a factor for each index along ``axis`` says anything of ``array``.
+
+    It does not where slices hold one number and zeros each, as a mean leaves them, or are multiples of one slice.
+    """
+    flat = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    size = np.abs(flat)
+    greatest = np.max(size, axis=1)
+    least = np.min(size, axis=1, initial=np.inf, where=size > 0.0)
+    used = greatest > 0.0
+    if 2 * np.count_nonzero(greatest[used] > (1.0 + _ONE_NUMBER) * least[used]) <= np.count_nonzero(used):
+        return False
+    longest = flat[int(np.argmax(np.sum(flat * flat, axis=1)))]
+    multiples = np.outer(flat @ longest / float(longest @ longest), longest)
+    return left_over(flat, multiples) > _ONE_NUMBER
 
 
 def transposed(ours: Array, theirs: Array) -> float:

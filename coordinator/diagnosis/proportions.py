@@ -79,7 +79,8 @@ def row_factors(ours: Array, theirs: Array, noise: float) -> Iterator[tuple[str,
             continue
         factors, after = fit.per_slice_factor(a, b, axis)
         used = np.any(np.moveaxis(a, axis, 0).reshape(factors.size, -1), axis=1)
-        if after <= noise and used.any() and float(np.ptp(factors[used])) > noise * float(np.max(np.abs(factors))):
+        apart = used.any() and float(np.ptp(factors[used])) > noise * float(np.max(np.abs(factors)))
+        if after <= noise and apart and fit.slices_vary(a, axis):
             yield "rows" if axis == 0 else "channels", what, factors[used]
 
 

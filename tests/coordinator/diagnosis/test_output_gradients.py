@@ -83,6 +83,14 @@ def test_unrelated_gradients_are_never_in_proportion() -> None:
         assert proportion(ours, theirs, BATCH).kind == "other"
 
 
+def test_rows_of_one_number_or_of_one_direction_are_no_factors_of_rows() -> None:
+    shown = RANDOM.random(size=(4, 6, 5, 5)) < 0.7
+    pooled = [shown * RANDOM.normal(size=(4, 6, 1, 1)) for _ in range(2)]
+    assert explain_module_gradient("bn", *pooled) == []
+    single = [np.outer(RANDOM.normal(size=8), np.arange(1.0, 7.0)) for _ in range(2)]
+    assert explain_module_gradient("fc", *single) == []
+
+
 def test_a_loss_without_a_common_formula_is_told_by_its_gradients() -> None:
     torch = {"<model>:0": SECOND[:, 0], "<model>:1": SECOND, **gradients(FIRST, SECOND)}
     paddle = {**torch, "<model>:0@grad": FIRST * np.where(CLICK == 1, 3, 1).astype(np.float32)}
