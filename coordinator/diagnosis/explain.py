@@ -147,7 +147,7 @@ def _from_weights(evidence: Evidence) -> List[Cause]:
 def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
     if located is not None and located.loss_site is not None:
         return _from_chance(evidence, located) + _from_loss(evidence, failure, located.loss_site)
-    causes: List[Cause] = []
+    causes = [] if located is None or located.first is not None else _from_chance(evidence, located)
     if located is not None and located.first is not None:
         causes += _from_module(evidence, located)
         if not located.backward:
