@@ -22,6 +22,7 @@ _LOOSE = 10.0
 _SAME_RATIO = 1e-3
 _SIGNAL = 1e-3
 _FEW_VALUES = 16
+_LEAST_VALUES = 3
 
 Named = Mapping[str, npt.NDArray[np.generic]]
 
@@ -56,7 +57,7 @@ def proportion(torch: npt.NDArray[np.generic], paddle: npt.NDArray[np.generic], 
     if some is not None and place:
         return Proportion("some", _some_text(some, place))
     for kind, what, factors in row_factors(ours, theirs, noise):
-        return Proportion(kind, f"torch's times a factor for each {what} ({factors_shown(factors)})")
+        return Proportion(kind, f"torch's times a factor for each {what} ({factors_shown(factors)}{_as(factors, known)})")
     if some is not None:
         return Proportion("some", _some_text(some, f"at {int(some[0].sum())} of {ours.size} elements"))
     apart = np.abs(ours - theirs) > noise * float(np.max(np.abs(ours)))
@@ -92,6 +93,20 @@ def factors_shown(factors: Array) -> str:
         shown = ", ".join(map(str, wholes[:5])) + (", ..." if len(wholes) > 5 else "")
         text += f", one over {shown}: a length, a count"
     return text
+
+
+def _as(factors: Array, known: Named) -> str:
+    """Return which of the known arrays, of three values or more, the factors go as, or as one over; empty where none."""
+    for name, array in known.items():
+        values = array.reshape(-1)
+        if values.size != factors.size or values.dtype.kind not in "iuf" or np.any(values == 0):
+            continue
+        if np.unique(values).size < _LEAST_VALUES:
+            continue
+        for text, ratio in ((f", as {name}", factors / values), (f", as 1 / {name}", factors * values)):
+            if float(np.ptp(ratio)) <= _SAME_RATIO * abs(float(ratio[0])):
+                return text
+    return ""
 
 
 _Some = tuple[npt.NDArray[np.bool_], float, float]

@@ -52,6 +52,10 @@ def test_the_output_whose_gradient_differs_is_named_with_where_and_by_what_facto
 def test_a_factor_for_each_sample_and_for_each_class_is_told() -> None:
     lengths = 1.0 / RANDOM.integers(5, 9, size=(32, 1))
     assert "a factor for each index of axis 0 (0.125 to 0.2, one over 5, 6, 7, 8" in evidence(FIRST, SECOND * lengths)
+    known = {"x": SECOND, "length": np.round(1.0 / lengths[:, 0]).astype(np.int64)}
+    assert ", as 1 / length)" in proportion(SECOND, noisy(SECOND * lengths), known).text
+    assert ", as length)" in proportion(SECOND, noisy(SECOND / lengths), known).text
+    assert ", as" not in proportion(SECOND, noisy(SECOND * lengths), {"x": SECOND, "user": np.arange(1, 33)}).text
     assert "a factor for each index of axis 1 (1 to 3)" in evidence(FIRST, SECOND * np.linspace(1, 3, 5))
 
 
