@@ -98,9 +98,9 @@ def factors_shown(factors: Array) -> str:
 def _as(factors: Array, known: Named) -> str:
     """Return which of the known arrays, of three values or more, the factors go as, or as one over; empty where none."""
     for name, array in known.items():
-        values = array.reshape(-1)
-        if values.size != factors.size or values.dtype.kind not in "iuf" or np.any(values == 0):
+        if array.size != factors.size or array.dtype.kind not in "iuf" or np.any(array == 0):
             continue
+        values = fit.as_array(array).reshape(-1)
         if np.unique(values).size < _LEAST_VALUES:
             continue
         for text, ratio in ((f", as {name}", factors / values), (f", as 1 / {name}", factors * values)):
