@@ -18,7 +18,7 @@ import numpy as np
 
 from stepalign.protocol.specs import Declaration, Scalar, SchedulerSpec
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 Named = Dict[str, np.ndarray]
 
@@ -122,16 +122,24 @@ class Weights:
 
 @dataclass(frozen=True)
 class LoadWeights:
-    """Weights to start from, by the receiving side's own names and in its own layout."""
+    """Weights to start from, by the receiving side's own names and in its own layout.
+
+    ``tell_replaced`` names buffers of which the values are wanted that they had before, where these were others.
+    """
 
     tensors: Named
+    tell_replaced: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class WeightsLoaded:
-    """Read back after loading: the tensors whose bytes are not those that were sent (none in a sound port)."""
+    """Read back after loading: the tensors whose bytes are not those that were sent (none in a sound port).
+
+    ``replaced`` has what the side itself had built of the buffers that were asked for, where its bytes were others.
+    """
 
     differing: Named
+    replaced: Named = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

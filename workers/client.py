@@ -38,8 +38,8 @@ WAKE_AFTER_S = 0.04
 class StateAccess:
     """How the client reads and writes what is trained: weights and buffers together, and the optimizer's state.
 
-    ``share_dropout`` takes the names of places for shared masks; None where each side draws its own. The last two are
-    None where the training's state is not ours to take.
+    ``share_dropout`` takes the names of places for shared masks; None where each side draws its own. The two of
+    checkpoints are None where the training's state is not ours to take, ``read_buffers`` where there is no model.
     """
 
     read_tensors: Callable[[], Named]
@@ -48,6 +48,7 @@ class StateAccess:
     share_dropout: Optional[Callable[[Dict[str, str]], None]] = None
     take_checkpoint: Optional[Callable[[], messages.Checkpoint]] = None
     put_back_checkpoint: Optional[Callable[[messages.LoadCheckpoint], messages.CheckpointLoaded]] = None
+    read_buffers: Optional[Callable[[], Named]] = None
 
 
 class Client:
@@ -185,10 +186,13 @@ class Client:
             return messages.Weights(self._access.read_tensors())
         if isinstance(message, messages.LoadWeights):
             self.status.enter("weights")
+            read_buffers = self._access.read_buffers
+            built = read_buffers() if message.tell_replaced and read_buffers is not None else {}
             self._access.write_tensors(message.tensors)
             now = self._access.read_tensors()
             return messages.WeightsLoaded(
-                {name: now[name] for name, sent in message.tensors.items() if not same_bytes(sent, now[name])}
+                {name: now[name] for name, sent in message.tensors.items() if not same_bytes(sent, now[name])},
+                _replaced(built, message),
             )
         if isinstance(message, messages.LoadState):
             self.status.enter("weights")
@@ -220,6 +224,12 @@ def inherited() -> Tuple[Optional[Memory], Optional[JournalWriter]]:
     """
     shared, journal = (os.environ.pop(name, "") for name in ("STEPALIGN_MEMORY", "STEPALIGN_JOURNAL"))
     return inherit_memory(shared) if shared else None, JournalWriter(int(journal)) if journal else None
+
+
+def _replaced(built: Named, loaded: messages.LoadWeights) -> Named:
+    """Return the buffers that were asked for, as they were built, where other bytes were loaded over them."""
+    both = [name for name in loaded.tell_replaced if name in built and name in loaded.tensors]
+    return {name: built[name] for name in both if not same_bytes(built[name], loaded.tensors[name])}
 
 
 def _as_found_here(configuration: messages.Configure) -> messages.Configure:

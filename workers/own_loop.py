@@ -206,6 +206,7 @@ class Attached:
                 share_dropout=None if masks is None else lambda places: twin.follow_modules(whole, masks, places),
                 take_checkpoint=lambda: messages.Checkpoint({}, take_random(twin), _OWN_STATE, 0.0),
                 put_back_checkpoint=lambda message: put_back_random(twin, message.plain),
+                read_buffers=lambda: twin.read_buffers(whole, room),
             )
         )
         self._client.status.leave_step()

@@ -238,6 +238,7 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
             share_dropout=None if masks is None else lambda places: twin.follow_modules(model, masks, places),
             take_checkpoint=checkpoints.take,
             put_back_checkpoint=checkpoints.put_back,
+            read_buffers=lambda: twin.read_buffers(model, client.room),
         )
     )
     folder = Path(configuration.folder)

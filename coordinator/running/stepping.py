@@ -17,6 +17,7 @@ from stepalign.coordinator.diagnosis.preflight import compare_declarations
 from stepalign.coordinator.diagnosis.relevance import settle_by_data
 from stepalign.coordinator.diagnosis.tying import find_untied
 from stepalign.coordinator.results.records import StepsLog
+from stepalign.coordinator.running.built_buffers import compare_built, told_buffers
 from stepalign.coordinator.running.checkpoints import Keeper
 from stepalign.coordinator.running.continuing import KeptParts, check_sides, why_never_kept
 from stepalign.coordinator.running.recorder import Recorder
@@ -56,7 +57,8 @@ def run_steps(run: Run, session: Session, log: StepsLog, watcher: Watcher) -> No
         run.findings, (run.batches[step] for step in range(min(case.steps, LOOKED_AT_STEPS)))
     )
     watcher.phase("exchanging initial weights")
-    run.initial = session.exchange_weights()
+    run.initial = session.exchange_weights(told_buffers(session.names, run.declarations))
+    run.warnings += compare_built(session.names, case.file.weights.source, run.initial, session.replaced)
     check_sides(run)
     judge = begin_judge(case, session, run.initial)
     run.collection, rule = plan_collection(case, torch)

@@ -82,6 +82,8 @@ class Session:
         self.facts: Dict[str, messages.WorkerFacts] = {}
         self.declarations: Dict[str, Declaration] = {}
         self.names: NameMap = NameMap((), ())
+        self.replaced: Dict[str, Named] = {}
+        """By role, what a side itself had built of buffers that other values were loaded over, where it was asked."""
 
     def __enter__(self) -> "Session":
         return self
@@ -185,10 +187,17 @@ class Session:
         answer = self.switchboard.ask({role: messages.SendWeights()}, messages.Weights, self._weights_s, "weights")
         return dict(answer[role].tensors)
 
-    def load_weights(self, tensors: Mapping[str, Named]) -> Dict[str, Named]:
-        """Load ``role -> tensors`` and return, by role, what was read back with other bytes than were sent."""
-        requests = {role: messages.LoadWeights(dict(named)) for role, named in tensors.items()}
+    def load_weights(
+        self, tensors: Mapping[str, Named], tell_replaced: Optional[Mapping[str, Tuple[str, ...]]] = None
+    ) -> Dict[str, Named]:
+        """Load ``role -> tensors`` and return, by role, what was read back with other bytes than were sent.
+
+        ``tell_replaced``: buffers by role, of which `replaced` is to have what they were before.
+        """
+        wanted = tell_replaced or {}
+        requests = {role: messages.LoadWeights(dict(named), wanted.get(role, ())) for role, named in tensors.items()}
         answers = self.switchboard.ask(requests, messages.WeightsLoaded, self._weights_s, "weights")
+        self.replaced = {role: dict(answer.replaced) for role, answer in answers.items()}
         return {role: dict(answer.differing) for role, answer in answers.items()}
 
     def load_state(self, role: str, state: messages.LoadState) -> None:
@@ -208,8 +217,11 @@ class Session:
         answers = self.switchboard.ask(states, messages.CheckpointLoaded, self._weights_s, "weights")
         return next((f"{role}: {answer.problem}" for role, answer in answers.items() if answer.problem), "")
 
-    def exchange_weights(self) -> Dict[str, Named]:
-        """Give both sides the case's initial weights; return, by role, all tensors as each side holds them now."""
+    def exchange_weights(self, tell_replaced: Optional[Mapping[str, Tuple[str, ...]]] = None) -> Dict[str, Named]:
+        """Give both sides the case's initial weights; return, by role, all tensors as each side holds them now.
+
+        ``tell_replaced`` as for `load_weights`.
+        """
         source = self._case.file.weights.source
         reference, candidate = (member.role for member in self._members)
         if source == "none":
@@ -219,11 +231,11 @@ class Session:
             other = candidate if source == "torch" else reference
             given = self.read_weights(origin)
             carried = self._carry(source, given, other)
-            differing = self.load_weights({other: carried})
+            differing = self.load_weights({other: carried}, tell_replaced)
             return {origin: given, other: {**carried, **differing[other]}}
         given = read_weights_file(self._case.folder / source, self.declarations[reference].tensors)
         carried = self._carry("torch", given, candidate)
-        loaded = self.load_weights({reference: given, candidate: carried})
+        loaded = self.load_weights({reference: given, candidate: carried}, tell_replaced)
         return {reference: {**given, **loaded[reference]}, candidate: {**carried, **loaded[candidate]}}
 
     def step(self, plan: StepPlan, batches: BatchSource, on_pair: Callable[[StepPair], None]) -> None:

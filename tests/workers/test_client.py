@@ -163,6 +163,22 @@ def test_a_minus_zero_that_became_zero_is_a_difference(desk: Desk) -> None:
     assert isinstance(answer, messages.WeightsLoaded) and list(answer.differing) == ["w"]
 
 
+def test_buffers_that_were_built_otherwise_are_told_as_they_were_before_where_they_are_asked_for(desk: Desk) -> None:
+    desk.held.update(grid=np.array([1, 2], np.float32), mask=np.array([1, 0], np.float32), other=np.zeros(2, np.float32))
+    read = lambda: {name: array.copy() for name, array in desk.held.items()}  # noqa: E731
+    access = desk.access()
+    desk.client.serve_state(
+        StateAccess(access.read_tensors, access.write_tensors, access.write_optimizer_state, read_buffers=read)
+    )
+    sent = {name: np.array([1, 0], np.float32) for name in ("grid", "mask", "other")}
+    desk.say(messages.LoadWeights(sent, ("grid", "mask", "unknown")), messages.LoadWeights(sent), BATCH)
+    desk.client.next_batch()
+    answer = desk.hear()
+    assert isinstance(answer, messages.WeightsLoaded) and answer.differing == {} and list(answer.replaced) == ["grid"]
+    np.testing.assert_array_equal(answer.replaced["grid"], np.array([1, 2], np.float32), strict=True)
+    assert desk.hear() == messages.WeightsLoaded({})
+
+
 def test_state_is_loaded_whole(desk: Desk) -> None:
     desk.client.serve_state(desk.access())
     desk.say(messages.LoadState({"w": np.zeros(3, np.float32)}, {"w/moment1": np.ones(3)}), BATCH)

@@ -207,6 +207,29 @@ def test_both_sides_start_from_the_weights_that_the_case_names(tmp_path: Path, s
     assert ended.code == 0, ended.stderr
 
 
+@pytest.mark.parametrize("source", ["torch", "weights.npz"])
+def test_a_buffer_that_the_port_builds_otherwise_is_a_warning(tmp_path: Path, source: str) -> None:
+    forward = "return self.fc2("
+    torch = TORCH_SIDE.replace(
+        "        self.fc1 =", '        self.register_buffer("grid", torch.arange(9.0).reshape(3, 3))\n        self.fc1 ='
+    ).replace(forward, "return self.grid.sum(0) * self.fc2(")
+    paddle = PADDLE_SIDE.replace(
+        "        self.fc1 =",
+        '        self.register_buffer("grid", paddle.arange(9, dtype="float32").reshape([3, 3]).t())\n        self.fc1 =',
+    ).replace(forward, "return self.grid.sum(0) * self.fc2(")
+    case = write_case(tmp_path / "case", f'steps = 1\n\n[weights]\nsource = "{source}"\n', torch=torch, paddle=paddle)
+    if source != "torch":
+        random = np.random.default_rng(0)
+        shapes = {"fc1.weight": (6, 6), "fc1.bias": (6,), "norm.weight": (6,), "norm.bias": (6,), "fc2.weight": (3, 6)}
+        weights = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        np.savez(case / source, **weights, **{"fc2.bias": np.zeros(3, np.float32), "grid": np.ones((3, 3), np.float32)})
+    ended = run(case)
+    assert ended.code == 0, ended.stderr
+    (warning,) = [text for text in ended.result["warnings"] if "built" in text]
+    assert "otherwise than torch: grid (greatest difference 4; it is torch's transposed)" in warning
+    assert ("this run used torch's values" in warning) == (source == "torch")
+
+
 def test_weights_left_to_the_scripts_diverge_at_the_initial_parameters(tmp_path: Path) -> None:
     ended = run(write_case(tmp_path / "none", 'steps = 1\n[weights]\nsource = "none"\n'))
     assert ended.code == 1
