@@ -22,7 +22,6 @@ from stepalign.coordinator.running.verdict import (
     divergence_of,
 )
 from stepalign.protocol.errors import StepalignError
-from stepalign.protocol.specs import Declaration
 
 UPDATED_KINDS = ("gradient", "optimizer_state", "parameter")
 """What an update works on and leaves."""
@@ -70,11 +69,9 @@ def judge_run(run: Run, watcher: Watcher) -> None:
 
 
 def _untested_clipping(run: Run) -> List[str]:
-    """Return a warning where clipping is declared and no gradient came to its limit; what was before an interruption is not
-    known.
-    """
-    clips = {side: _clip_of(declaration) for side, declaration in run.declarations.items()}
-    if run.record.clipped or not run.record.counts.get("gradient") or run.resumed is not None or not any(clips.values()):
+    """Return a warning where clipping is declared and no gradient came to its limit."""
+    clips = {side: _clip_of(run, side) for side in run.declarations}
+    if run.record.clipped or not run.record.counts.get("gradient") or not any(clips.values()):
         return []
     shown = ", ".join(f"{side}: {clip}" for side, clip in clips.items() if clip)
     return [
@@ -83,12 +80,16 @@ def _untested_clipping(run: Run) -> List[str]:
     ]
 
 
-def _clip_of(declaration: Declaration) -> str:
-    """Return how a side clips, as far as it declares it; empty where it does not."""
+def _clip_of(run: Run, side: str) -> str:
+    """Return how a side clips, as far as it declares it; empty where it does not: what a script that owns its loop, or a
+    recorded one, does between backward and update is not declared.
+    """
+    declaration, against = run.declarations[side], run.case.against
     clip = declaration.optimizer.clip
-    if clip is None:
-        return "after_backward" if declaration.has_after_backward else ""
-    return f"clips by {str(clip.get('type', 'a rule of its own')).replace('_', ' ')}"
+    if clip is not None:
+        return f"clips by {str(clip.get('type', 'a rule of its own')).replace('_', ' ')}"
+    undeclared = run.case.side(side).command or (against is not None and against.side == side)
+    return "after_backward" if declaration.has_after_backward and not undeclared else ""
 
 
 def _unlocated(run: Run, step: int) -> List[str]:

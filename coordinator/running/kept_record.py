@@ -90,6 +90,7 @@ def pack_record(record: Record) -> Tuple[Named, Dict[str, Any]]:
         "known": [to_plain(item) for item in record.known.values()],
         "worst": [to_plain(item) for item in record.worst.values()],
         "counts": record.counts,
+        "clipped": record.clipped,
         "failures": sizes,
         "last_failed_step": record.failures.last_step,
         "map": map_,
@@ -114,6 +115,7 @@ def unpack_record(record: Record, arrays: Named, plain: Mapping[str, Any]) -> Li
     record.known.update({(item.code, item.torch_name): item for item in known})
     record.worst.update({item.kind: item for item in map(_comparison, plain["worst"])})
     record.counts.update(plain["counts"])
+    record.clipped = plain["clipped"]
     record.map.unpack(arrays["map"], plain["map"])
     packed, start = arrays["failures"], 0
     for size in plain["failures"]:

@@ -88,8 +88,9 @@ class Judge:
 
 def pair(step: int) -> StepPair:
     losses = np.float32([1 / (step + 1), np.nan if step == 11 else 1 / (step + 1)])
+    tensors = {"parameter": {"w": np.ones(3)}, "used_gradient": {"w": np.ones(3)} if step == 1 else {}}
     sides = [
-        StepResult(step, [0.1 / 3, step], np.array(loss), f"{step:032x}", {"parameter": {"w": np.ones(3)}}, (), 0.1 + number)
+        StepResult(step, [0.1 / 3, step], np.array(loss), f"{step:032x}", tensors, (), 0.1 + number)
         for number, loss in enumerate(losses)
     ]
     return StepPair(step, sides[0], sides[1], f"{step:032x}")
@@ -130,7 +131,7 @@ def test_a_record_that_goes_on_from_a_checkpoint_is_that_of_an_uninterrupted_run
     came.pairs.update(before.pairs)  # what a resumed run repeats
     assert plain_of(came) == plain_of(before)
     assert plain_of(recorded(range(stopped, 60), came)) == plain_of(whole)
-    assert sorted(came.pairs) == sorted(whole.pairs) and came.steps == 60
+    assert sorted(came.pairs) == sorted(whole.pairs) and came.steps == 60 and came.clipped
 
 
 def test_failures_of_many_steps_go_into_a_checkpoint_as_they_are_packed() -> None:
