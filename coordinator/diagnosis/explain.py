@@ -26,6 +26,13 @@ from stepalign.coordinator.diagnosis.numbers import (
 )
 from stepalign.coordinator.diagnosis.optimizer_fit import explain_updates
 from stepalign.coordinator.diagnosis.output_gradients import explain_module_gradient
+from stepalign.coordinator.diagnosis.place_causes import (
+    as_data,
+    random_forward,
+    silent_output,
+    unexplained,
+    where_and_why,
+)
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.rates import explain_rates
 from stepalign.coordinator.diagnosis.traces import moved_steps, torch_hyperparameters, update_traces
@@ -68,7 +75,7 @@ def explain(evidence: Evidence, failure: Comparison, located: Optional[Located])
         fitted = _behind_declared(fitted, causes)
     causes += fitted
     if not causes:
-        causes = [_unexplained(failure, located)]
+        causes = [unexplained(failure, located)]
     return rank(causes)
 
 
@@ -208,15 +215,15 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
         specs = [stretch, stretch]
     found = _from_chance(evidence, located)
     if located.silent and _trains_alike(evidence):
-        found.append(_silent(located))
+        found.append(silent_output(located))
     if specs[0] is not None and specs[1] is not None and located.outputs is not None and not located.backward:
         mask = explain_mask(_given(located), *located.outputs) if located.argument else []
         found += mask or explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
         if not located.last_good and located.container is not None:
-            found = [_as_data(cause) for cause in found] or [_as_data(_unexplained(located.first, located))]
+            found = [as_data(cause) for cause in found] or [as_data(unexplained(located.first, located))]
     if located.backward and located.outputs is not None and not located.silent:
         found += explain_module_gradient(located.paddle_module, *located.outputs)
-    return found or [_unexplained(located.first, located)] if located.first is not None else found
+    return found or [unexplained(located.first, located)] if located.first is not None else found
 
 
 def _given(located: Located) -> str:
@@ -228,7 +235,7 @@ def _from_chance(evidence: Evidence, located: Located) -> List[Cause]:
     if not located.random_sides:
         return []
     declared = any(item.matters and item.cause.category is Category.RANDOMNESS for item in evidence.findings)
-    return [replace(_random(located), confidence=_BESIDE_DECLARED_DROPOUT) if declared else _random(located)]
+    return [replace(random_forward(located), confidence=_BESIDE_DECLARED_DROPOUT) if declared else random_forward(located)]
 
 
 def _trains_alike(evidence: Evidence) -> bool:
@@ -240,43 +247,6 @@ def _trains_alike(evidence: Evidence) -> bool:
         trains[0].get(piece.torch.tensor) == trains[1].get(piece.paddle.tensor)
         for piece in evidence.names.pieces
         if piece.kind == "parameter"
-    )
-
-
-def _silent(located: Located) -> Cause:
-    """Return why nothing flows back to an output on one side."""
-    assert located.first is not None
-    output = located.silent_output
-    where = f"{located.way_back}; {located.first.reason}"
-    if located.silent == "paddle":
-        fix = f"look for .detach(), stop_gradient=True or paddle.no_grad() on the paddle side where {output} is computed or used"
-        return Cause(Category.BACKWARD, "detached", 0.93, where, fix)
-    fix = f"stop the gradient at {output} in the paddle script as torch does: .detach() or paddle.no_grad()"
-    return Cause(Category.BACKWARD, "not_detached", 0.93, where, fix)
-
-
-def _random(located: Located) -> Cause:
-    sides = " and ".join(located.random_sides)
-    return Cause(
-        Category.RANDOMNESS,
-        "changes_when_repeated",
-        0.96,
-        f"the same step from the same weights, run twice in one process, comes out otherwise on the {sides} side",
-        f"find what draws random numbers in the forward pass of the {sides} side: dropout called as a function without "
-        'training=self.training, noise, stochastic depth, sampling; or run with mode = "eval"',
-    )
-
-
-def _as_data(cause: Cause) -> Cause:
-    """Return a cause for what went into the first module: nothing of the model ran before, so the batch was changed."""
-    if cause.category is not Category.FORWARD:
-        return cause
-    return Cause(
-        Category.DATA,
-        "input_differs",
-        cause.confidence,
-        f"what goes into the model's first module differs, before anything of the model ran: {cause.evidence}",
-        "compare what both scripts do to the batch before the model: scaling, channel order, shifts, padding, dtype",
     )
 
 
@@ -305,11 +275,7 @@ def _from_own_code(evidence: Evidence, failure: Comparison) -> List[Cause]:
     causes = explain_averages(failure.name, others, shapes, steps) if steps else []
     if failure.kind == "buffer":
         return causes or (explain_buffer(failure.name, others, steps) if steps else [])
-    return causes or [moved_by_script(_where(failure))]
-
-
-def _where(failure: Comparison) -> str:
-    return f"{failure.kind} {failure.name} at step {failure.step}: {failure.reason}"
+    return causes or [moved_by_script(where_and_why(failure))]
 
 
 def _paddle_groups(evidence: Evidence) -> List[List[str]]:
@@ -334,59 +300,6 @@ def _weighed(finding: Finding, failure: Comparison) -> Cause:
         return finding.cause
     later = _KIND_ORDER.index(finding.kind) > _KIND_ORDER.index(failure.kind)
     return replace(finding.cause, confidence=finding.cause.confidence * _LATER_KIND) if later else finding.cause
-
-
-def _unexplained(failure: Optional[Comparison], located: Optional[Located]) -> Cause:
-    """Return the least that can be said: where it starts."""
-    assert failure is not None
-    by_kind = {
-        "batch": Category.DATA, "initial_parameter": Category.INITIAL_WEIGHTS, "lr": Category.SCHEDULE,
-        "loss": Category.FORWARD, "activation": Category.FORWARD, "gradient": Category.BACKWARD,
-        "optimizer_state": Category.OPTIMIZER, "parameter": Category.OPTIMIZER, "buffer": Category.BUFFER,
-    }  # fmt: skip
-    category = Category.BACKWARD if located is not None and located.backward else by_kind[failure.kind]
-    where = _where(failure)
-    fix = "compare this place in both scripts"
-    if located is not None and located.container is not None:
-        fix = f"compare both scripts {located.stretch}"
-    elif located is not None and located.backward:
-        module = located.paddle_module or "the model"
-        where += f"; {located.way_back}"
-        fix = f"look at what is computed from the output of {module} on the paddle side: detach, no_grad, a scaled gradient"
-    elif failure.kind == "gradient" and located is not None and located.updated is not None:
-        fix = (
-            f"compare how both scripts come to the gradient of {failure.paddle_name} before it is used: terms of the loss, "
-            "create_graph, what is detached"
-        )
-    elif located is not None and located.first is not None:
-        hint = _hint(located)
-        where += f"; {hint}" if hint else ""
-        fix = f"compare {located.paddle_module} of the paddle side with {located.module} of the torch side"
-        if located.updated is None and located.last_inside and not located.part:
-            fix = f"compare the forward of {shown_path(located.paddle_module)} in both scripts, after {located.last_inside}"
-        elif located.last_inside or not located.paddle_module:
-            what = f", where it makes {located.part}" if located.part else ""
-            fix = f"compare the forward of {shown_path(located.paddle_module)} in both scripts{what}"
-    return Cause(category, f"{category.value}_differs", 0.3, where, fix)
-
-
-def _hint(located: Located) -> str:
-    """Say on which side of its inputs a module's output goes wrong."""
-    if located.updated is not None:
-        return "an optimizer updated in this step before the call: the weights may differ by then"
-    if located.input_agrees is None:
-        return ""
-    if not located.input_agrees:
-        return "its input already differs, so look just before it"
-    inside = f", in its own code after {located.last_inside}" if located.last_inside else ""
-    if located.last_inside and located.part:
-        inside = ", in its own code, as all modules in it agree"
-    if located.unlike:
-        return (
-            f"its first input agrees: the mistake is inside it{inside}, or in what else it is given and cannot be compared "
-            f"({', '.join(located.unlike)})"
-        )
-    return f"all that it is given agrees: the mistake is inside it{inside}"
 
 
 def _module(declaration: Declaration, path: str) -> Optional[ModuleSpec]:
