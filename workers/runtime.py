@@ -59,6 +59,8 @@ def serve(client: Client, framework: str) -> int:
         while configuration is not None:
             client.status.enter("build")
             prepare(twin, configuration)
+            if configuration.task in ("schedule", "construction"):
+                twin.defer_compiler()
             if configuration.task == "schedule":
                 _serve_schedule(client, twin, framework, configuration)
             elif configuration.task == "optimizer":

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 
 import stepalign
 from stepalign.coordinator.processes.remote_worker import RemoteWorker
@@ -60,6 +59,8 @@ class RemoteLink:
         self._commands: "queue.SimpleQueue[Callable[[], None]]" = queue.SimpleQueue()
         self._numbers = itertools.count(1)
         self._stopping = False
+        from zmq.auth.thread import ThreadAuthenticator  # asyncio with it, which most runs have no use for
+
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
         try:

@@ -186,14 +186,28 @@ class Switchboard:
                 )
                 raise note_fault(error, role, "start", None)
 
-    def ask(self, requests: Mapping[str, Message], expected: Type[M], timeout_s: float, phase: str) -> Dict[str, M]:
-        """Send each worker its request at once and return all answers."""
+    def ask(
+        self,
+        requests: Mapping[str, Message],
+        expected: Type[M],
+        timeout_s: float,
+        phase: str,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Dict[str, M]:
+        """Send each worker its request at once and return all answers; ``meanwhile`` is called once the first has come."""
         for role, message in requests.items():
             self.send(role, message)
-        return self.gather(requests, expected, timeout_s, phase)
+        return self.gather(requests, expected, timeout_s, phase, meanwhile)
 
-    def gather(self, roles: Iterable[str], expected: Type[M], timeout_s: float, phase: str) -> Dict[str, M]:
-        """Wait for one ``expected`` message of each role."""
+    def gather(
+        self,
+        roles: Iterable[str],
+        expected: Type[M],
+        timeout_s: float,
+        phase: str,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Dict[str, M]:
+        """Wait for one ``expected`` message of each role; ``meanwhile`` is called once the first has come."""
         missing = list(roles)
         found: Dict[str, M] = {}
         deadline = time.monotonic() + timeout_s
@@ -205,6 +219,8 @@ class Switchboard:
                 raise note_fault(error, role, phase, None)
             missing.remove(role)
             found[role] = message
+            if len(found) == 1:
+                meanwhile()
         return found
 
     def next(self, deadline: float, waited_for: Iterable[str], phase: str) -> Tuple[str, Message]:

@@ -1,6 +1,6 @@
 """Runs a case from its folder to its verdict, and leaves the run folder behind, whatever happens on the way.
 
-Imports only what starts the workers; the rest (`stepping`, `ending`) is imported while they import their frameworks.
+Imports only what starts the workers; the rest (`stepping`, `ending`) is imported while they are waited for.
 """
 
 from __future__ import annotations
@@ -87,6 +87,11 @@ def _run_steps(run: Run, watcher: Watcher) -> None:
         watcher.workers(session.states)
         watcher.phase("starting both workers")
         session.start(meanwhile=_import_rest)
+        watcher.phase("building both sides")
+        try:
+            session.build()
+        finally:
+            run.facts, run.declarations = dict(session.facts), dict(session.declarations)
         from stepalign.coordinator.running.ending import compare_both_schedules
         from stepalign.coordinator.running.stepping import run_steps
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional
@@ -62,12 +63,6 @@ class Origin:
     sides: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _empty_record() -> Record:
-    from stepalign.coordinator.running.recorder import Record
-
-    return Record()
-
-
 @dataclass
 class Run:
     """What is known of a run so far; a failure leaves it as it stands.
@@ -85,7 +80,6 @@ class Run:
     resumed: Optional[Resumed] = None
     crew: Optional[Crew] = None
     batches: Optional[BatchSource] = None
-    record: Record = field(default_factory=_empty_record)
     facts: Dict[str, WorkerFacts] = field(default_factory=dict)
     declarations: Dict[str, Declaration] = field(default_factory=dict)
     session: Optional[Session] = None
@@ -101,3 +95,10 @@ class Run:
     first_failed: Optional[StepJudgement] = None
     inconclusive: bool = False
     error: Optional[BaseException] = None
+
+    @functools.cached_property
+    def record(self) -> Record:
+        """What the steps gave; empty before there are any."""
+        from stepalign.coordinator.running.recorder import Record
+
+        return Record()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping
@@ -21,11 +22,13 @@ _COMPARED = ("framework", "version", "python", "device", "libraries", "settings"
 
 def describe_sides(facts: Mapping[str, WorkerFacts], initial: Mapping[str, Named]) -> Dict[str, Any]:
     """Return both sides' versions, settings and scripts, and the digests of their initial weights, as JSON values."""
+    with ThreadPoolExecutor(max_workers=len(initial) or 1) as pool:  # both workers wait for this
+        weights = dict(zip(initial, pool.map(digest, initial.values())))
     described = {
         "stepalign": stepalign.__version__,
         "cpu": _cpu_model(),
         "sides": {side: to_plain(each) for side, each in facts.items()},
-        "initial_weights": {side: digest(named) for side, named in initial.items()},
+        "initial_weights": weights,
     }
     strict: Dict[str, Any] = to_strict(described)
     return strict

@@ -1,6 +1,6 @@
-"""Runs the steps of a run whose workers are started: builds and matches both sides, gives both the same weights, judges.
+"""Runs the steps of a run whose workers have built: gives both sides the same weights, judges.
 
-Imported while the workers import their frameworks (`run`).
+Imported while the workers are waited for (`run`).
 """
 
 from __future__ import annotations
@@ -34,14 +34,9 @@ LOOKED_AT_STEPS = 100
 
 
 def run_steps(run: Run, session: Session, log: StepsLog, watcher: Watcher) -> None:
-    """Bring both workers from their start to their last step; what they show is in ``run``."""
+    """Bring both workers from what they have built to their last step; what they show is in ``run``."""
     case = run.case
     assert run.batches is not None
-    watcher.phase("building both sides")
-    try:
-        session.build()
-    finally:
-        run.facts, run.declarations = dict(session.facts), dict(session.declarations)
     torch, paddle = session.declarations["torch"], session.declarations["paddle"]
     run.warnings += unused_patterns(torch.tensors, paddle.tensors, case.file.weights)
     run.warnings += compare_settings(session.facts["torch"], session.facts["paddle"])

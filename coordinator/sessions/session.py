@@ -21,6 +21,7 @@ from stepalign.coordinator.cases.case import Case, WeightsSection
 from stepalign.coordinator.cases.collection import step_size_bytes
 from stepalign.coordinator.cases.weights_file import read_weights_file
 from stepalign.coordinator.comparison.gradient_regimes import losses
+from stepalign.coordinator.devices.cores import available_cores
 from stepalign.coordinator.processes.machine_trouble import require_open_files, require_threads
 from stepalign.coordinator.processes.payload import write_payload
 from stepalign.coordinator.processes.private_folder import PrivateFolder
@@ -77,6 +78,7 @@ class Session:
         self._open = threading.Lock()
         self._switchboard: Optional[Switchboard] = None
         self._private: Optional[PrivateFolder] = None
+        self._meanwhile: Callable[[], None] = lambda: None
         self.endings: Tuple[str, ...] = ()
         """Once all is over: which workers did not end as they were asked to, though nothing was wanted of them any more."""
         self.facts: Dict[str, messages.WorkerFacts] = {}
@@ -116,7 +118,11 @@ class Session:
             return {worker.spec.role: worker.status() for worker in self._workers}
 
     def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Start both workers and have each say who it is; ``meanwhile`` is called while they start."""
+        """Start both workers and have each say who it is.
+
+        ``meanwhile`` is called while they have to be waited for: at once where there is a core for it beside theirs, or else
+        when the first has built, whose core it may have. All that it does has to be done without it too.
+        """
         require_open_files()
         require_threads()
         self._private = PrivateFolder()
@@ -136,7 +142,10 @@ class Session:
             )
             self._workers.append(worker)
             self._switchboard.add(worker)
-        meanwhile()
+        if len(available_cores()) > len(self._workers):
+            meanwhile()
+        else:
+            self._meanwhile = meanwhile
         deadline = self._case.file.deadline
         self._switchboard.greet(deadline.build_s if self._runs_commands else deadline.start_s)
 
@@ -151,7 +160,8 @@ class Session:
     def build_sides(self) -> None:
         """Have all members import their framework and build their training."""
         requests = {member.role: self._configuration(member) for member in self._members}
-        ready = self.switchboard.ask(requests, messages.Ready, self._case.file.deadline.build_s, "build")
+        build_s, meanwhile = self._case.file.deadline.build_s, self._postponed()
+        ready = self.switchboard.ask(requests, messages.Ready, build_s, "build", meanwhile)
         for member in self._members:
             answer = ready[member.role]
             self._take_facts(member, answer.facts)
@@ -160,11 +170,17 @@ class Session:
     def build_schedules(self) -> Dict[str, messages.ScheduleReady]:
         """Have both sides build their optimizer and scheduler alone; after a training, in the same processes."""
         requests = {member.role: self._configuration(member, "schedule") for member in self._members}
-        ready = self.switchboard.ask(requests, messages.ScheduleReady, self._case.file.deadline.build_s, "build")
+        build_s, meanwhile = self._case.file.deadline.build_s, self._postponed()
+        ready = self.switchboard.ask(requests, messages.ScheduleReady, build_s, "build", meanwhile)
         for member in self._members:
             self._take_facts(member, ready[member.role].facts)
         self._forget_names()
         return ready
+
+    def _postponed(self) -> Callable[[], None]:
+        """Return what `start` left to be done beside a build, which is done once."""
+        postponed, self._meanwhile = self._meanwhile, lambda: None
+        return postponed
 
     def _forget_names(self) -> None:
         """Delete the private folder: all are connected and have imported what they need of the payload.

@@ -8,6 +8,10 @@ from typing import Any, Dict, List, Tuple
 import paddle
 
 
+def defer_compiler() -> None:
+    """Have optimizers constructed without importing what compiles models: paddle imports nothing for them."""
+
+
 def constructed_classes() -> Dict[str, type]:
     """Name the optimizers, schedules, clips and regularizers by their public dotted names."""
     found: Dict[str, type] = {}

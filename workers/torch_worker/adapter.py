@@ -15,6 +15,7 @@ from stepalign.workers.torch_worker.clipping import clips_inside, used_gradients
 from stepalign.workers.torch_worker.construction import (
     clipping_functions,
     constructed_classes,
+    defer_compiler,
     give_gradients,
     sample_model,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "clips_inside",
     "constructed_classes",
     "copy_tensor",
+    "defer_compiler",
     "describe_modules",
     "describe_optimizer",
     "describe_scheduler",

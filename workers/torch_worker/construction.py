@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any, Dict, List, Tuple
 
 import torch
+
+_COMPILER = "torch._dynamo"
+
+
+def defer_compiler() -> None:
+    """Have optimizers constructed without importing what compiles models, which takes as long as torch itself.
+
+    torch imports it at the first optimizer, to keep it from compiling `Optimizer.add_param_group`, and keeps what does so as
+    an attribute of that function (`torch/_compile.py`). Where nothing has imported it, nothing is compiled; as soon as
+    something has, torch's own way is taken. Another torch, which keeps it elsewhere, imports it as ever.
+    """
+    optimizer = torch.optim.Optimizer
+    add = getattr(optimizer.add_param_group, "__wrapped__", None)
+    if add is None or _COMPILER in sys.modules:
+        return
+
+    def add_uncompiled(*arguments: Any, **named: Any) -> Any:
+        if _COMPILER not in sys.modules:
+            return add(*arguments, **named)
+        vars(add).pop("__dynamo_disable", None)
+        return optimizer.add_param_group(*arguments, **named)
+
+    vars(add)["__dynamo_disable"] = add_uncompiled
 
 
 def constructed_classes() -> Dict[str, type]:

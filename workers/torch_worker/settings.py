@@ -78,10 +78,13 @@ def _use_threads(threads: int) -> None:
 def _use_exact_kernels() -> None:
     """Ask for kernels that repeat bit by bit and for full float32 precision.
 
-    An operator without a deterministic kernel warns and runs on: refusing it would refuse a correct port.
+    An operator without a deterministic kernel warns and runs on: refusing it would refuse a correct port. This is what
+    ``torch.use_deterministic_algorithms(True, warn_only=True)`` does, which imports torch's compiler to tell it; the
+    compiler reads the variable when it is imported.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"
+    torch.set_deterministic_debug_mode("warn")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -33,6 +33,25 @@ def test_a_schedule_that_watches_the_loss_is_stepped_with_the_same_losses_on_bot
     assert rates[0] == 0.1 and rates[100] > rates[-1] and len(set(rates)) > 3
 
 
+SPARING = """
+_schedule = schedule
+
+def schedule(case):
+    import sys
+    parts = _schedule(case)
+    print("torch's compiler is imported:", "torch._dynamo" in sys.modules)
+    return parts
+"""
+
+
+def test_schedules_alone_import_no_compiler_of_torch(tmp_path: Path) -> None:
+    torch = TORCH_SIDE + TORCH_PLATEAU + SPARING
+    case = write_case(tmp_path / "case", torch=torch, paddle=PADDLE_SIDE + PADDLE_PLATEAU)
+    ended = stepalign("schedule", case, "--steps", "40", cwd=tmp_path, out=tmp_path / "out")
+    assert ended.code == 0, ended.stdout + ended.stderr
+    assert "torch's compiler is imported: False" in (ended.folder / "torch.log").read_text(encoding="utf-8")
+
+
 SPOKEN = "import os\nprint('this module is imported in process', os.getpid())\n"
 
 
