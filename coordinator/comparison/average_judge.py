@@ -51,9 +51,13 @@ class Followed:
 
 
 class AverageJudge:
-    """Knows which tensors an optimizer holds, on either side, and which have the same shape."""
+    """Knows which tensors an optimizer holds, on either side, and which have the same shape.
+
+    ``adrift`` are those that were seen to follow a tensor that only noise moves, or one that is adrift itself.
+    """
 
     def __init__(self, names: NameMap, torch: OptimizerSpec, paddle: OptimizerSpec) -> None:
+        self.adrift: Set[str] = set()
         self.held = held_by_an_optimizer(names, torch, paddle)
         self._alike: Dict[Tuple[int, ...], List[str]] = {}
         for piece in names.pieces:
@@ -92,6 +96,7 @@ class AverageJudge:
                     known.append(_known(item.name, followed, why[followed.source]))
                     why[item.name] = why[followed.source]
                     found[item.name] = why[item.name]
+                    self.adrift.add(item.name)
             if len(still) == len(doubtful):
                 return items, found
             grounded |= {items[number].name for number in doubtful if number not in still}

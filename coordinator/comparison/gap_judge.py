@@ -8,7 +8,7 @@ its own step when the steps are repeated with whole tensors (`running.gap`).
 
 from __future__ import annotations
 
-from typing import List, Mapping, Tuple
+from typing import AbstractSet, List, Mapping, Tuple
 
 import numpy as np
 
@@ -31,9 +31,11 @@ def compare_after_gap(
     allowances: Allowances,
     state: Tuple[States, States],
     after: Tuple[Arrays, Arrays],
+    adrift: AbstractSet[str] = frozenset(),
 ) -> List[Comparison]:
     """Return the comparisons of optimizer state, then of parameters. What only noise moves is left out where the state tells:
-    Adam may move it anywhere; without state it moves by what is nothing beside the model's greatest parameter.
+    Adam may move it anywhere; without state it moves by what is nothing beside the model's greatest parameter. So is what
+    follows such a tensor, ``adrift``.
     """
     largest = largest_slots(state[0], allowances.size)
     rounding = allowances.noise_part() * max(map(allowances.size, after[0].values()), default=0.0)
@@ -41,7 +43,7 @@ def compare_after_gap(
     parameters: List[Comparison] = []
     for piece in names.pieces:
         name = piece.name
-        if piece.kind != "parameter" or (name not in after[0] and name not in after[1]):
+        if piece.kind != "parameter" or name in adrift or (name not in after[0] and name not in after[1]):
             continue
         slots: Tuple[Arrays, Arrays] = (state[0].get(name, {}), state[1].get(name, {}))
         if all(_is_noise(side, largest, allowances) for side in slots):

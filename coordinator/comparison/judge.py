@@ -98,6 +98,7 @@ class StepJudge:
             self._allowances.peak_rate,
             self._updates.variants,
             self._updates.rounding,
+            self._averages.adrift,
         )
 
     def remember(self, memory: JudgeMemory) -> None:
@@ -109,6 +110,7 @@ class StepJudge:
         self._state_before = (torch, paddle)
         self._allowances.drift, self._allowances.peak_rate = memory.drift, memory.peak_rate
         self._updates.variants, self._updates.rounding = memory.variants, memory.rounding
+        self._averages.adrift = memory.adrift
         self._initial = ()
 
     def resynchronised(self) -> None:
@@ -153,7 +155,9 @@ class StepJudge:
         start = not (self._before[0] or raw[0] or raw[1])
         if after[0] and after[1]:
             comparisons += (
-                compare_after_gap(pair.step, self._names, self._comparer, self._allowances, state, after)
+                compare_after_gap(
+                    pair.step, self._names, self._comparer, self._allowances, state, after, self._averages.adrift
+                )
                 if start
                 else self._judge_updates(pair, raw, used, state, after, floor, noise, known)
             )

@@ -31,7 +31,7 @@ from stepalign.protocol.messages import Checkpoint, Named
 from stepalign.protocol.tensors import digest
 
 FOLDER_NAME = "checkpoints"
-VERSION = 5
+VERSION = 6
 """Of what a checkpoint holds, and of how `kept_record` writes it."""
 
 REFUSED_NAME = "refused.json"

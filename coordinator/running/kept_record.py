@@ -43,6 +43,7 @@ def pack_memory(memory: JudgeMemory) -> Tuple[Named, Dict[str, Any]]:
         "peak_rate": memory.peak_rate,
         "variants": {name: list(map(list, variant.items())) for name, variant in memory.variants.items()},
         "rounding": [[name, side, text] for (name, side), text in memory.rounding.items()],
+        "adrift": sorted(memory.adrift),
     }
 
 
@@ -67,6 +68,7 @@ def unpack_memory(arrays: Named, plain: Mapping[str, Any]) -> JudgeMemory:
         from_strict_number(plain["peak_rate"]),
         {name: {key: _scalar(value) for key, value in variant} for name, variant in plain["variants"].items()},
         {(name, side): text for name, side, text in plain["rounding"]},
+        set(plain["adrift"]),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stepalign.coordinator.comparison.clip_rules import predict_clip
+from stepalign.protocol.specs import TensorSpec
 
 from .judged_steps import RATE, SHAPES, Arrays, Steps, train, with_optimizer
 
@@ -188,12 +189,12 @@ def test_a_parameter_that_is_nan_on_both_sides_is_not_finite_whatever_its_rule_s
     assert [item for item in steps.failed(allow_nonfinite=True) if item.step == 1] == []
 
 
-def noisy_bias(apart: bool, rule: str = "AdamW") -> Steps:
+def noisy_bias(apart: bool, rule: str = "AdamW", number_of_steps: int = 2, rate: float = RATE) -> Steps:
     """Return steps in which only rounding noise moves ``fc.bias``, by another chance on either side if ``apart``."""
-    steps = train(rule, steps=2, sizes={"fc.bias": 1e-9})
+    steps = train(rule, steps=number_of_steps, sizes={"fc.bias": 1e-9}, rates=(rate, rate))
     if apart:
-        flipped = train(rule, steps=2, sizes={"fc.bias": -0.5e-9})
-        for number in range(2):
+        flipped = train(rule, steps=number_of_steps, sizes={"fc.bias": -0.5e-9}, rates=(rate, rate))
+        for number in range(number_of_steps):
             theirs = flipped.pairs[number].candidate.tensors
             for kind in ("gradient", "parameter", "optimizer_state"):
                 for name in [name for name in theirs[kind] if name.startswith("fc.bias")]:
@@ -215,6 +216,40 @@ def test_noise_excuses_no_update_that_breaks_the_rule() -> None:
     assert ("rounding_noise_update", "fc.bias") not in {
         (item.code, item.torch_name) for item in steps.judge()[1].known
     }
+
+
+def averaged_bias(decay: float) -> Steps:
+    """Return steps in which a script averages a bias that only noise moves, on paddle's side with ``decay``; of the third step
+    nothing was collected, and of the fourth no more than the state that the next update starts from.
+    """
+    steps = noisy_bias(apart=True, number_of_steps=4, rate=0.1)
+    average = TensorSpec("average.bias", "parameter", (12,), "float32", False, "average", "", "bias")
+    steps.torch, steps.paddle = (replace(side, tensors=(*side.tensors, average)) for side in (steps.torch, steps.paddle))
+    for number, (side, kept) in enumerate((("torch", 0.9), ("paddle", decay))):
+        value = steps.initial[number]["average.bias"] = steps.initial[number]["fc.bias"]
+        for step, pair in enumerate(steps.pairs):
+            source = (pair.reference, pair.candidate)[number].tensors["parameter"]["fc.bias"]
+            value = (kept * value + (1.0 - kept) * source).astype(np.float32)
+            steps.change(step, "parameter", "average.bias", value, side)
+    for result in (steps.pairs[2].reference, steps.pairs[2].candidate):
+        result.tensors.clear()
+    for result in (steps.pairs[3].reference, steps.pairs[3].candidate):
+        del result.tensors["gradient"]
+    return steps
+
+
+def test_what_follows_a_tensor_that_noise_moves_may_be_anywhere_too_after_steps_that_nothing_was_collected_of() -> None:
+    steps = averaged_bias(0.9)
+    assert steps.failed() == []
+    assert ("moving_average", "average.bias") in steps.known()
+    judge, other = steps.new_judge(), steps.new_judge()
+    judge.begin(*steps.initial)
+    for pair in steps.pairs[:3]:
+        judge.judge(pair)
+    other.remember(judge.memory())
+    assert all(item.passed for item in other.judge(steps.pairs[3]).comparisons)
+    names = {(item.step, item.name) for item in averaged_bias(0.8).failed()}
+    assert names == {(step, "average.bias") for step in (0, 1)}
 
 
 def without_rule(steps: Steps) -> Steps:

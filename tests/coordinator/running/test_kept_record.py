@@ -46,6 +46,7 @@ def test_a_judges_memory_comes_back(tmp_path: Path) -> None:
         0.1 + 0.2,
         {"a/b.weight": {"form": "coupled", "betas": (0.9, 0.999), "none": None, "eps": 1e-300}},
         {("a/b.weight", 0): "float32", ("a/b.weight", 1): "fused"},
+        {"average/b", "average.a"},
     )
     came = unpack_memory(*through_the_disk(tmp_path, *pack_memory(memory)))
     for side in (0, 1):
@@ -54,12 +55,12 @@ def test_a_judges_memory_comes_back(tmp_path: Path) -> None:
             name: described(slots) for name, slots in memory.state_before[side].items()
         }
     assert (came.drift, came.peak_rate) == (memory.drift, memory.peak_rate)
-    assert (came.variants, came.rounding) == (memory.variants, memory.rounding)
+    assert (came.variants, came.rounding, came.adrift) == (memory.variants, memory.rounding, memory.adrift)
 
 
 def test_what_a_judge_remembers_transposed_is_kept_once_with_the_sides_own_state(tmp_path: Path) -> None:
     weight = np.arange(6, dtype=np.float32).reshape(3, 2)
-    memory = JudgeMemory(({}, {"w": weight.T}), ({}, {"w": {"moment1": weight.T}}), 0.0, 0.0, {}, {})
+    memory = JudgeMemory(({}, {"w": weight.T}), ({}, {"w": {"moment1": weight.T}}), 0.0, 0.0, {}, {}, set())
     arrays, plain = pack_memory(memory)
     assert {digest({"": array}) for array in arrays.values()} == {digest({"": weight})}
     came = unpack_memory(*through_the_disk(tmp_path, arrays, plain))
