@@ -207,6 +207,12 @@ class Case:
         """Return the words of a side's command; none where it has a script that builds its training."""
         return tuple(shlex.split(self.side(side).command))
 
+    def declares_after_backward(self, side: str) -> bool:
+        """Say whether it is declared what a side does between backward and update: not by a script that owns its loop, nor
+        by a recording, which may be of one.
+        """
+        return not self.side(side).command and (self.against is None or self.against.side != side)
+
     def view(self) -> CaseView:
         """Return what a user's script sees of the case."""
         file = self.file

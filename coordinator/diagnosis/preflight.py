@@ -6,7 +6,7 @@ grouping that resolves to the same rule for every parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from stepalign.coordinator.atlas.pairing import Argument
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
@@ -31,12 +31,14 @@ def compare_declarations(
     module_pairs: Sequence[tuple[str, str]],
     mode: str,
     dropout: str = "own",
+    undeclared: Collection[str] = (),
 ) -> list[Finding]:
     """Return the declared differences, those that matter first, then the surest.
 
     ``tensor_pairs`` holds (torch name, paddle name), a torch name once for each paddle tensor that is a part of it;
     ``module_pairs`` holds (torch path, paddle path). ``mode`` is ``"eval"`` or ``"train"``;
-    ``dropout`` is ``"own"`` where each side draws its own masks, ``"shared"`` where both draw the same.
+    ``dropout`` is ``"own"`` where each side draws its own masks, ``"shared"`` where both draw the same. ``undeclared`` are the
+    sides that only may do something between backward and update.
     """
     torch_index, paddle_index = _index(torch.tensors), _index(paddle.tensors)
     pairs = [(torch_index[t], paddle_index[p]) for t, p in tensor_pairs if t in torch_index and p in paddle_index]
@@ -48,7 +50,7 @@ def compare_declarations(
         *compare_modules(torch, paddle, module_pairs, mode, dropout),
         *compare_optimizers(torch, paddle, trained),
         *_schedulers(torch, paddle),
-        *_clipping(torch, paddle),
+        *_clipping(torch, paddle, undeclared),
     ]
     return sorted(findings, key=lambda finding: (not finding.matters, -finding.cause.confidence))
 
@@ -182,15 +184,16 @@ def _paddle_default(argument: Argument | None, value: Scalar) -> str:
     return f", which is paddle's default of {argument.paddle}" if argument is not None and at_default else ""
 
 
-def _clipping(torch: Declaration, paddle: Declaration) -> Iterator[Finding]:
+def _clipping(torch: Declaration, paddle: Declaration, undeclared: Collection[str]) -> Iterator[Finding]:
     """Find clipping that only paddle has, and hint at what torch's after_backward may do.
 
     A torch side without after_backward clips nothing, so a ``grad_clip`` of paddle's is a difference even if its limit
-    was never reached. What an after_backward does is not declared: the numbers tell.
+    was never reached. What an after_backward does is not declared: the numbers tell; of ``undeclared`` sides it is not
+    even declared whether there is one.
     """
     ours = torch.optimizer.clip is not None or torch.has_after_backward
     theirs = paddle.optimizer.clip is not None or paddle.has_after_backward
-    if ours and not theirs:
+    if ours and not theirs and (torch.optimizer.clip is not None or "torch" not in undeclared):
         cause = Cause(
             Category.GRADIENT_CLIPPING,
             "not_clipped",
@@ -200,7 +203,7 @@ def _clipping(torch: Declaration, paddle: Declaration) -> Iterator[Finding]:
             "Training(...)",
         )
         yield Finding(cause, "parameter", "", "", False, "after_backward", None)
-    if theirs and not ours:
+    if theirs and not ours and (paddle.optimizer.clip is not None or "paddle" not in undeclared):
         cause = Cause(
             Category.GRADIENT_CLIPPING,
             "only_paddle_clips",

@@ -84,12 +84,11 @@ def _clip_of(run: Run, side: str) -> str:
     """Return how a side clips, as far as it declares it; empty where it does not: what a script that owns its loop, or a
     recorded one, does between backward and update is not declared.
     """
-    declaration, against = run.declarations[side], run.case.against
+    declaration = run.declarations[side]
     clip = declaration.optimizer.clip
     if clip is not None:
         return f"clips by {str(clip.get('type', 'a rule of its own')).replace('_', ' ')}"
-    undeclared = run.case.side(side).command or (against is not None and against.side == side)
-    return "after_backward" if declaration.has_after_backward and not undeclared else ""
+    return "after_backward" if declaration.has_after_backward and run.case.declares_after_backward(side) else ""
 
 
 def _unlocated(run: Run, step: int) -> List[str]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Callable, List
 
 from stepalign.coordinator.cases.batches import batch_sizes
+from stepalign.coordinator.cases.case import SIDES
 from stepalign.coordinator.cases.collection import STATE_KINDS, plan_collection, step_size_bytes
 from stepalign.coordinator.comparison.rates import pair_groups
 from stepalign.coordinator.diagnosis.cause import Finding
@@ -47,6 +48,7 @@ def run_steps(run: Run, session: Session, log: StepsLog, watcher: Watcher) -> No
         session.names.modules,
         case.file.mode,
         case.file.compare.dropout,
+        undeclared=[side for side in SIDES if not case.declares_after_backward(side)],
     )
     run.findings = find_untied(session.names) + settle_by_data(
         run.findings, (run.batches[step] for step in range(min(case.steps, LOOKED_AT_STEPS)))

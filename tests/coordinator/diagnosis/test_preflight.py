@@ -22,12 +22,14 @@ from .declared_sides import ADAM, ADAMW, SGD, Side, module
 DECAYED, SPARED = ("fc.weight",), ("fc.bias", "norm.weight", "norm.bias")
 
 
-def compare(torch: Side, paddle: Side, mode: str = "eval", dropout: str = "own") -> list[Finding]:
+def compare(
+    torch: Side, paddle: Side, mode: str = "eval", dropout: str = "own", undeclared: tuple[str, ...] = ()
+) -> list[Finding]:
     ours, theirs = torch.build(), paddle.build()
     tensors = [(name, name) for name in torch.names if name in paddle.names]
     paths = {m.path for m in theirs.modules}
     return compare_declarations(
-        ours, theirs, tensors, [(m.path, m.path) for m in ours.modules if m.path in paths], mode, dropout
+        ours, theirs, tensors, [(m.path, m.path) for m in ours.modules if m.path in paths], mode, dropout, undeclared
     )
 
 
@@ -440,6 +442,15 @@ def test_clipping_that_paddle_alone_declares_is_found_and_what_torch_may_do_is_a
     assert codes(hint) == [] and codes(hint, matters=False) == ["gradient_clipping/only_paddle_clips"]
     grouped = compare(Side(after_backward=True), Side(clip={**clip, "scope": "group"}))
     assert codes(grouped, matters=False) == ["gradient_clipping/norm_per_group"]
+
+
+def test_what_a_loop_of_its_own_may_do_after_backward_is_no_hint() -> None:
+    clip = {"type": "global_norm", "clip_norm": 1.0, "scope": "all"}
+    assert compare(Side(after_backward=True), Side(), undeclared=("torch",)) == []
+    assert compare(Side(), Side(after_backward=True), undeclared=("paddle",)) == []
+    assert codes(compare(Side(), Side(after_backward=True), undeclared=("torch",)), matters=False) != []
+    assert codes(compare(Side(after_backward=True), Side(), undeclared=("paddle",)), matters=False) != []
+    assert codes(compare(Side(), Side(clip=clip), undeclared=("paddle",))) == ["gradient_clipping/only_paddle_clips"]
 
 
 def test_a_parameter_that_moves_on_neither_side_is_a_hint() -> None:
