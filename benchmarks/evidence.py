@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ports.catalogue import PORTS
 from stepalign.coordinator.environments import managed
 
 RULE = """\
@@ -79,11 +80,12 @@ def page(judged: Mapping[str, Any], rule: Mapping[str, Mapping[str, Any]], when:
     ports, totals = judged["ports"], judged["totals"]
     faulty = sum(port["faulty"] for port in ports)
     correct = len(ports) - faulty
+    families = len({port.family for port in PORTS})
     lines = [
         "# Evidence",
         "",
         f"Made on {when.isoformat()} by the two commands at the end, on a CPU, with torch 2.13.0 and paddlepaddle 3.3.1:",
-        f"{faulty} faulty and {correct} correct ports of eight model families (`benchmarks/ports/`). A faulty port counts as",
+        f"{faulty} faulty and {correct} correct ports of {families} model families (`benchmarks/ports/`). A faulty port counts as",
         "detected when it is not called aligned; a correct one is a false alarm when it is called diverged.",
         "",
         f"| judge | faulty ports detected, of {faulty} | false alarms, of {correct} |",

@@ -5,7 +5,18 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 from benchmarks.ports.correct_ports import CORRECT
-from benchmarks.ports.faults import attention, decay, gradients, inputs, layers, losses, numbers, optimizers, schedules
+from benchmarks.ports.faults import (
+    attention,
+    decay,
+    decoding,
+    gradients,
+    inputs,
+    layers,
+    losses,
+    numbers,
+    optimizers,
+    schedules,
+)
 from benchmarks.ports.port import Port
 
 PORTS: tuple[Port, ...] = (
@@ -13,6 +24,7 @@ PORTS: tuple[Port, ...] = (
     + inputs.FAULTS
     + schedules.FAULTS
     + attention.FAULTS
+    + decoding.FAULTS
     + layers.FAULTS
     + losses.FAULTS
     + gradients.FAULTS

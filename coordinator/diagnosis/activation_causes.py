@@ -16,7 +16,7 @@ from stepalign.coordinator.diagnosis.array_fit import Array
 from stepalign.coordinator.diagnosis.cause import Category, Cause
 from stepalign.coordinator.diagnosis.common_terms import as_float
 from stepalign.coordinator.diagnosis.elementwise import FUNCTIONS, negative_slope, softmax
-from stepalign.coordinator.diagnosis.norm_causes import explain_epsilon
+from stepalign.coordinator.diagnosis.norm_causes import explain_norm
 from stepalign.coordinator.diagnosis.precision_causes import explain_precision
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.wording import number
@@ -67,7 +67,7 @@ def explain_activation(
     if inputs is not None:
         causes.extend(_function(where, inputs, ours, theirs))
         causes.extend(_softmax(where, inputs, ours, theirs))
-        causes.extend(explain_epsilon(where, torch_module, paddle_module, inputs, ours, theirs, before))
+        causes.extend(explain_norm(where, torch_module, paddle_module, inputs, ours, theirs, before))
     causes.extend(_slope(where, ours, theirs, noise))
     if before > noise:
         causes.extend(explain_bounds(where, ours, theirs, noise))

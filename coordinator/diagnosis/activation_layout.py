@@ -34,7 +34,7 @@ def explain_layout(where: str, ours: Array, theirs: Array, before: float, noise:
             fix = f"check the order along axis {axis} at {where}: concatenation, split, heads, channel shuffle"
             yield Cause(Category.FORWARD, "permuted", 0.93, evidence, fix)
             return
-    if ours.size > 2 and np.allclose(np.sort(ours, axis=None), np.sort(theirs, axis=None), rtol=10 * noise, atol=0.0):
+    if _same_numbers(ours, theirs, before, noise):
         evidence = f"{where}: both outputs hold the same numbers at other places"
         fix = (
             f"check reshape and transpose at {where}: a reshape where torch permutes keeps the shape and moves the "
@@ -58,6 +58,14 @@ def explain_layout(where: str, ours: Array, theirs: Array, before: float, noise:
             yield Cause(Category.FORWARD, "channel_scale", fit.certainty(before, after, noise, 0.75), evidence, fix)
             return
     yield from _row_factors(where, ours, theirs, noise)
+
+
+def _same_numbers(ours: Array, theirs: Array, before: float, noise: float) -> bool:
+    """Say whether both hold the same numbers: nearer to each other in order of size than where they stand."""
+    if ours.size <= 2:
+        return False
+    a, b = np.sort(ours, axis=None), np.sort(theirs, axis=None)
+    return np.allclose(a, b, rtol=10 * noise, atol=0.0) and fit.left_over(a, b) <= fit.EXPLAINED * before
 
 
 def _row_factors(where: str, ours: Array, theirs: Array, noise: float) -> Iterator[Cause]:

@@ -50,6 +50,12 @@ _BEHIND_DECLARED = 0.9
 _LATER_KIND = 0.5
 """A declared difference that shows only after the kind that failed first cannot be what made it fail first."""
 
+_PLACE_ALONE = 0.3
+"""The confidence of a cause that says no more than the place."""
+
+_ATTRIBUTE_THERE = 0.6
+"""Of an attribute that differs in the module in which the sides part: most likely what makes them part."""
+
 _SETTLED = 0.8
 """A loss whose formula is found with this confidence is explained by it."""
 
@@ -73,10 +79,22 @@ def explain(evidence: Evidence, failure: Comparison, located: Optional[Located])
     fitted = _from_numbers(evidence, failure, located)
     if failure.kind in ("optimizer_state", "parameter", "buffer"):
         fitted = _behind_declared(fitted, causes)
-    causes += fitted
+    causes += fitted + _attributes_there(evidence.findings, fitted, located)
     if not causes:
         causes = [unexplained(failure, located)]
     return rank(causes)
+
+
+def _attributes_there(findings: Sequence[Finding], fitted: Sequence[Cause], located: Optional[Located]) -> List[Cause]:
+    """Return the attributes that differ of the module in whose code the sides part, where no formula fits the numbers."""
+    if located is None or located.first is None or located.backward or any(c.confidence > _PLACE_ALONE for c in fitted):
+        return []
+    place = located.module if located.container is None else located.container
+    return [
+        replace(finding.cause, confidence=_ATTRIBUTE_THERE)
+        for finding in findings
+        if finding.cause.code == "module_attribute" and finding.torch_name == place
+    ]
 
 
 def _bears_on(finding: Finding, failure: Comparison) -> bool:

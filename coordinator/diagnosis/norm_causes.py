@@ -1,21 +1,29 @@
-"""Explains the output of a normalisation by its epsilon: another value, or another place, on one side."""
+"""Explains the output of a normalisation by its epsilon, of another value or at another place, or by 1 + weight for weight.
+
+Both sides have the same weights: what is told has to give paddle's output with the scale and shift of torch's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from stepalign.coordinator.diagnosis import array_fit as fit
 from stepalign.coordinator.diagnosis.array_fit import Array
 from stepalign.coordinator.diagnosis.cause import Category, Cause
 from stepalign.coordinator.diagnosis.common_terms import as_float
-from stepalign.coordinator.diagnosis.norm_fit import COMMON, fit_epsilon
+from stepalign.coordinator.diagnosis.norm_fit import COMMON, affine, fit_epsilon, moments, normalise
 from stepalign.coordinator.diagnosis.wording import number
 from stepalign.protocol.specs import ModuleSpec, Scalar
 
 _FAR_BETTER = 0.5
 
+_SAME_SCALE = 1e-5
+"""What the fit of a norm may leave over, of its output, where both sides have the same epsilon."""
 
-def explain_epsilon(
+
+def explain_norm(
     where: str,
     torch_module: ModuleSpec,
     paddle_module: ModuleSpec,
@@ -24,7 +32,7 @@ def explain_epsilon(
     theirs: Array,
     before: float,
 ) -> Iterator[Cause]:
-    """Fit the epsilon of layer, RMS, instance and group norm to both outputs."""
+    """Fit the epsilon of layer, RMS, instance and group norm to both outputs, and the 1 that one of them may add."""
     kind = torch_module.type
     if inputs.shape != ours.shape or "Norm" not in kind or "BatchNorm" in kind or inputs.ndim < 2:
         return
@@ -44,9 +52,17 @@ def explain_epsilon(
         return
     center = kind != "RMSNorm"
     torch_eps, torch_left, torch_outside = _placed_epsilon(x, y, axes, channels, center)
-    paddle_eps, paddle_left, paddle_outside = _placed_epsilon(x, z, axes, channels, center)
+    paddle_eps, _, paddle_outside = _placed_epsilon(x, z, axes, channels, center)
+    spread = moments(x, axes, center)
+    ours_normalised = normalise(*spread, torch_eps, torch_outside)
+    theirs_normalised = normalise(*spread, paddle_eps, paddle_outside)
+    if ours_normalised is None or theirs_normalised is None:
+        return
+    scale, shift = affine(ours_normalised, y, tuple(axis for axis in range(x.ndim) if axis not in channels), center)
+    yield from _added_one(where, ours_normalised, scale, shift, y, z)
     same_place = torch_outside == paddle_outside
-    if (torch_eps == paddle_eps and same_place) or max(torch_left, paddle_left) > 0.1 * before:
+    left = max(torch_left, fit.left_over(z, scale * theirs_normalised + shift))
+    if (torch_eps == paddle_eps and same_place) or left > 0.1 * before:
         return
     declared = torch_module.hyperparameters.get("eps")
     shown = declared if isinstance(declared, float) else torch_eps
@@ -56,7 +72,7 @@ def explain_epsilon(
     )
     evidence = (
         f"{where}: the outputs fit epsilon {torch_said} in torch and {paddle_said} in paddle "
-        f"(left over {max(torch_left, paddle_left):.0e} of a difference of {before:.0e})"
+        f"(left over {left:.0e} of a difference of {before:.0e})"
     )
     name = paddle_module.framework_class
     fix = f"epsilon={number(shown)} in paddle.nn.{name.rsplit('.', 1)[-1]}(...) of {where}"
@@ -68,10 +84,22 @@ def explain_epsilon(
     yield Cause(
         Category.HYPERPARAMETER,
         "norm_epsilon",
-        fit.certainty(before, max(torch_left, paddle_left), 0.0, 0.95),
+        fit.certainty(before, left, 0.0, 0.95),
         evidence,
         fix,
     )
+
+
+def _added_one(where: str, normalised: Array, scale: Array, shift: Array, ours: Array, theirs: Array) -> Iterator[Cause]:
+    """Find a norm that multiplies by 1 + weight on one side and by weight on the other."""
+    for sign, fix in (
+        (1.0, f"multiply by 1 + weight in {where} of the paddle model, as torch does"),
+        (-1.0, f"multiply by weight, not by 1 + weight, in {where} of the paddle model"),
+    ):
+        if np.linalg.norm(theirs - (scale - sign) * normalised - shift) <= _SAME_SCALE * np.linalg.norm(ours):
+            names = ("torch", "paddle") if sign > 0.0 else ("paddle", "torch")
+            evidence = f"{where}: {names[0]} multiplies what it has normalised by 1 + weight, {names[1]} by weight alone"
+            yield Cause(Category.FORWARD, "norm_weight_offset", 0.96, evidence, fix)
 
 
 def _placed_epsilon(

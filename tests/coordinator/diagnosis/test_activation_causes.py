@@ -292,3 +292,25 @@ def test_a_factor_for_each_row_is_named(shape: tuple[int, ...]) -> None:
     assert [cause.code for cause in causes] == ["row_scale"]
     what = "index of axis 0" if len(shape) == 2 else "vector of the last axis"
     assert f"a factor for each {what} (0.5" in causes[0].evidence
+
+
+@pytest.mark.parametrize(("sign", "code"), [(1.0, "multiply by 1 + weight"), (-1.0, "multiply by weight")])
+def test_a_norm_that_multiplies_by_one_plus_its_weight_is_no_other_epsilon(sign: float, code: str) -> None:
+    x = RANDOM.normal(size=(4, 12, 32)).astype(np.float32)
+    weight = 0.1 * RANDOM.normal(size=32) if sign > 0.0 else np.ones(32)
+    root = np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-6)
+    outputs = [noisy(x / root * (weight + add)) for add in ((1.0, 0.0) if sign > 0.0 else (0.0, 1.0))]
+    causes = explain("RMSNorm", *outputs, x)
+    assert causes[0].code == "norm_weight_offset" and causes[0].fix.startswith(code)
+    assert "norm_epsilon" not in {cause.code for cause in causes}
+
+
+def test_zeros_fit_any_epsilon_and_name_none() -> None:
+    x = RANDOM.normal(size=(4, 12, 32)).astype(np.float32)
+    assert "norm_epsilon" not in {cause.code for cause in explain("RMSNorm", rms_norm(x, inside=1e-6), 0.0 * x, x)}
+
+
+def test_a_small_difference_is_no_other_order_of_the_same_numbers() -> None:
+    x = (0.3 * RANDOM.normal(size=(4, 12, 32))).astype(np.float32)
+    causes = explain("RMSNorm", rms_norm(x, inside=1e-5), rms_norm(x, inside=1e-6), x)
+    assert [cause.code for cause in causes] == ["norm_epsilon"]

@@ -17,7 +17,7 @@ from stepalign.workers import Training
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.lin = nn.Linear(6, 6)
+        self.lin, self.gain = nn.Linear(6, 6), 1.0
 
     def forward(self, x, hidden):
         return torch.tanh(self.lin(x)).masked_fill(hidden, 0.0)
@@ -57,10 +57,10 @@ fault = ""
 class Block(nn.Layer):
     def __init__(self):
         super().__init__()
-        self.lin = nn.Linear(6, 6)
+        self.lin, self.gain = nn.Linear(6, 6), 1.5 if fault == "attribute" else 1.0
 
     def forward(self, x, kept):
-        h = self.lin(x) * 1.5 if fault == "own code" else self.lin(x)
+        h = self.lin(x) * (1.5 if fault == "own code" else self.gain)
         return paddle.where(kept, paddle.tanh(h), paddle.zeros_like(h))
 
 
@@ -107,6 +107,7 @@ def test_flags_that_the_port_turns_round_count_for_nothing_where_all_outputs_are
         ("scale", "<model>:2", "forward_differs", "in its own code, as all modules in it agree"),
         ("labels", "<model>@input:y", "input_differs", "in the code of loss(model, batch)"),
         ("own code", "block", "forward_differs", "in its own code after block.lin, or in what else it is given"),
+        ("attribute", "block", "module_attribute", "attribute gain is 1 in torch and 1.5 in paddle at block"),
         ("cut", None, "detached", "nothing flows back to the output <model>:1 on the paddle side; torch's gradient there"),
     ],
 )
