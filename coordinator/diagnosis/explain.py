@@ -11,21 +11,18 @@ from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.average_judge import held_by_an_optimizer
 from stepalign.coordinator.comparison.comparison import AS_USED, Comparison
 from stepalign.coordinator.comparison.rates import pair_groups
-from stepalign.coordinator.diagnosis import layer_differences
-from stepalign.coordinator.diagnosis.average_causes import explain_averages, explain_buffer, moved_by_script
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
-from stepalign.coordinator.diagnosis.clip_fit import explain_clipping
-from stepalign.coordinator.diagnosis.declared_parameters import declared_parameters
-from stepalign.coordinator.diagnosis.loss_formula import LossSite, explain_loss_formula
-from stepalign.coordinator.diagnosis.mask_causes import explain_mask
+from stepalign.coordinator.diagnosis.declared import layer_differences
+from stepalign.coordinator.diagnosis.declared.declared_parameters import declared_parameters
+from stepalign.coordinator.diagnosis.gradients.output_gradients import explain_module_gradient
+from stepalign.coordinator.diagnosis.loss.loss_formula import LossSite, explain_loss_formula
+from stepalign.coordinator.diagnosis.modules.mask_causes import explain_mask
 from stepalign.coordinator.diagnosis.numbers import (
     explain_activation,
     explain_gradients,
     explain_initial_weights,
     explain_loss,
 )
-from stepalign.coordinator.diagnosis.optimizer_fit import explain_updates
-from stepalign.coordinator.diagnosis.output_gradients import explain_module_gradient
 from stepalign.coordinator.diagnosis.place_causes import (
     as_data,
     random_forward,
@@ -34,9 +31,12 @@ from stepalign.coordinator.diagnosis.place_causes import (
     where_and_why,
 )
 from stepalign.coordinator.diagnosis.ranking import rank
-from stepalign.coordinator.diagnosis.rates import explain_rates
-from stepalign.coordinator.diagnosis.traces import moved_steps, torch_hyperparameters, update_traces
-from stepalign.coordinator.diagnosis.update_trace import ParameterTrace
+from stepalign.coordinator.diagnosis.rates.rate_causes import explain_rates
+from stepalign.coordinator.diagnosis.updates.average_causes import explain_averages, explain_buffer, moved_by_script
+from stepalign.coordinator.diagnosis.updates.clip_fit import explain_clipping
+from stepalign.coordinator.diagnosis.updates.optimizer_fit import explain_updates
+from stepalign.coordinator.diagnosis.updates.traces import moved_steps, torch_hyperparameters, update_traces
+from stepalign.coordinator.diagnosis.updates.update_trace import ParameterTrace
 from stepalign.coordinator.running.first_difference import Located, shown_path
 from stepalign.coordinator.running.recorder import Record
 from stepalign.coordinator.sessions.naming import NameMap

@@ -12,7 +12,7 @@ from typing import Callable, Optional, Sequence
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison
-from stepalign.coordinator.diagnosis.loss_formula import softmax_clipping
+from stepalign.coordinator.diagnosis.loss.loss_formula import softmax_clipping
 from stepalign.coordinator.running.locate import replay_loss_sites
 from stepalign.coordinator.sessions.members import Crew
 from stepalign.coordinator.sessions.naming import NameMap

@@ -15,7 +15,7 @@ import numpy as np
 
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison
-from stepalign.coordinator.diagnosis.loss_formula import LossSite
+from stepalign.coordinator.diagnosis.loss.loss_formula import LossSite
 from stepalign.coordinator.running.activation_names import (
     ROOT,
     argument_of,

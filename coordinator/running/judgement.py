@@ -7,7 +7,7 @@ from typing import List, Optional, Tuple
 
 from stepalign.coordinator.comparison.comparison import AS_USED, Comparison
 from stepalign.coordinator.diagnosis.explain import Evidence, explain
-from stepalign.coordinator.diagnosis.loss_formula import softmax_clipping
+from stepalign.coordinator.diagnosis.loss.loss_formula import softmax_clipping
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.processes.switchboard import Interrupted
 from stepalign.coordinator.results.result import FirstDivergence

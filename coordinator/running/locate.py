@@ -15,7 +15,7 @@ import numpy as np
 from stepalign.coordinator.cases.batches import BatchSource
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison
-from stepalign.coordinator.diagnosis.loss_formula import LossSite, loss_outputs
+from stepalign.coordinator.diagnosis.loss.loss_formula import LossSite, loss_outputs
 from stepalign.coordinator.running.activation_names import ROOT, call_of, partner
 from stepalign.coordinator.running.first_difference import Located, find_first
 from stepalign.coordinator.running.randomness import random_sides

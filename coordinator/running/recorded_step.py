@@ -14,7 +14,7 @@ import numpy as np
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison, compare_values
 from stepalign.coordinator.comparison.tolerances import tolerances
-from stepalign.coordinator.diagnosis.mask_causes import FORBIDDEN
+from stepalign.coordinator.diagnosis.modules.mask_causes import FORBIDDEN
 from stepalign.coordinator.running.activation_names import (
     argument_of,
     call_of,

@@ -12,8 +12,8 @@ from stepalign.coordinator.atlas.pairings import pairings_of
 from stepalign.coordinator.cases.case import SIDES, Case
 from stepalign.coordinator.comparison.comparison import Comparison, nearness
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
+from stepalign.coordinator.diagnosis.declared.preflight import compare_declarations
 from stepalign.coordinator.diagnosis.explain import Evidence, explain
-from stepalign.coordinator.diagnosis.preflight import compare_declarations
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.results.deliverables import write_result
 from stepalign.coordinator.results.records import StepsLog, create_run_folder

@@ -13,7 +13,7 @@ from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.comparison.rates import as_lists, compare_rates
 from stepalign.coordinator.comparison.tolerances import tolerances
 from stepalign.coordinator.diagnosis.cause import Cause
-from stepalign.coordinator.diagnosis.rates import explain_rates
+from stepalign.coordinator.diagnosis.rates.rate_causes import explain_rates
 from stepalign.coordinator.sessions.members import Crew, both
 from stepalign.coordinator.sessions.session import Session
 from stepalign.protocol.errors import CaseError

@@ -13,10 +13,10 @@ from stepalign.coordinator.cases.case import SIDES
 from stepalign.coordinator.cases.collection import STATE_KINDS, plan_collection, step_size_bytes
 from stepalign.coordinator.comparison.rates import pair_groups
 from stepalign.coordinator.diagnosis.cause import Finding
-from stepalign.coordinator.diagnosis.dropout_draws import compare_draws
-from stepalign.coordinator.diagnosis.preflight import compare_declarations
-from stepalign.coordinator.diagnosis.relevance import settle_by_data
-from stepalign.coordinator.diagnosis.tying import find_untied
+from stepalign.coordinator.diagnosis.declared.preflight import compare_declarations
+from stepalign.coordinator.diagnosis.declared.relevance import settle_by_data
+from stepalign.coordinator.diagnosis.declared.tying import find_untied
+from stepalign.coordinator.diagnosis.modules.dropout_draws import compare_draws
 from stepalign.coordinator.results.records import StepsLog
 from stepalign.coordinator.running.built_buffers import compare_built, told_buffers
 from stepalign.coordinator.running.checkpoints import Keeper

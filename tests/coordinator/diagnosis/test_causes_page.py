@@ -13,7 +13,7 @@ LITERAL = re.compile(r'Category\.([A-Z_]+),\s*(?:code=)?"([a-z0-9_]+)"(?!\s*:)')
 
 def emitted() -> set[tuple[str, str]]:
     """Return (category, code) of every cause that the sources build from literals."""
-    sources = sorted((ROOT / "coordinator" / "diagnosis").glob("*.py"))
+    sources = sorted((ROOT / "coordinator" / "diagnosis").rglob("*.py"))
     return {(category.lower(), code) for path in sources for category, code in LITERAL.findall(path.read_text())}
 
 
@@ -34,7 +34,7 @@ def test_every_cause_that_the_sources_emit_is_on_the_page() -> None:
 
 
 def test_every_cause_on_the_page_is_in_the_sources() -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "coordinator" / "diagnosis").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "coordinator" / "diagnosis").rglob("*.py"))
     unknown = {
         (category, code)
         for category, code in documented()

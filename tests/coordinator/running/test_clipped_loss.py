@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stepalign.coordinator.comparison.comparison import Comparison
-from stepalign.coordinator.diagnosis.loss_formula import LossSite
+from stepalign.coordinator.diagnosis.loss.loss_formula import LossSite
 from stepalign.coordinator.running import clipped_loss
 from stepalign.coordinator.running.clipped_loss import clipping_warning, first_beyond_clipping
 from stepalign.protocol.errors import WorkerFailure

@@ -1,0 +1,1 @@
+"""Gradients that differ though the forward pass agrees."""

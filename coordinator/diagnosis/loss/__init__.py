@@ -1,0 +1,1 @@
+"""Losses that differ: by their own numbers, and by the formula that torch's follow."""

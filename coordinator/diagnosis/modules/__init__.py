@@ -1,0 +1,1 @@
+"""What one module gives or is given: outputs, masks, dropout's draws."""

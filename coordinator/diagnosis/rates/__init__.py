@@ -1,0 +1,1 @@
+"""Learning rates: which law each side's follow, and where the laws differ."""
