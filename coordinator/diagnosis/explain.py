@@ -16,6 +16,7 @@ from stepalign.coordinator.diagnosis.declared import layer_differences
 from stepalign.coordinator.diagnosis.declared.declared_parameters import declared_parameters
 from stepalign.coordinator.diagnosis.gradients.output_gradients import explain_module_gradient
 from stepalign.coordinator.diagnosis.loss.loss_formula import LossSite, explain_loss_formula
+from stepalign.coordinator.diagnosis.modules.input_causes import explain_input
 from stepalign.coordinator.diagnosis.modules.mask_causes import explain_mask
 from stepalign.coordinator.diagnosis.numbers import (
     explain_activation,
@@ -235,9 +236,12 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
     if located.silent and _trains_alike(evidence):
         found.append(silent_output(located))
     if specs[0] is not None and specs[1] is not None and located.outputs is not None and not located.backward:
-        mask = explain_mask(_given(located), *located.outputs) if located.argument else []
-        found += mask or explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
-        if not located.last_good and located.container is not None:
+        at_start = not located.last_good and located.container is not None
+        given = explain_mask(_given(located), *located.outputs) if located.argument else []
+        if at_start and not given:
+            given = explain_input(f"{_given(located)}, before anything of the model ran", *located.outputs)
+        found += given or explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
+        if at_start:
             found = [as_data(cause) for cause in found] or [as_data(unexplained(located.first, located))]
     if located.backward and located.outputs is not None and not located.silent:
         found += explain_module_gradient(located.paddle_module, *located.outputs)
@@ -245,7 +249,8 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
 
 
 def _given(located: Located) -> str:
-    return f"what {shown_path(located.paddle_module)} is given as {located.argument}"
+    given = f"what {shown_path(located.paddle_module)} is given"
+    return f"what {shown_path(located.paddle_module)} is given as {located.argument}" if located.argument else given
 
 
 def _from_chance(evidence: Evidence, located: Located) -> List[Cause]:
