@@ -192,7 +192,10 @@ def objective(samples: Samples, changed: Sequence[Case] | None) -> float:
 
 
 def solve(knob: Knob, cases: Sequence[Case]) -> float | None:
-    """Return the value that fits the cases best, a round one where that fits too; None where no value helps."""
+    """Return the value that fits the cases best, a round one where that fits as many; None where no value helps.
+
+    A case that depends on the value little fits at rounder ones than the port was given: those that it matters to decide.
+    """
     samples = sampled(cases)
 
     def residuals(value: float) -> Vector:
@@ -210,9 +213,13 @@ def solve(knob: Knob, cases: Sequence[Case]) -> float | None:
         return None
     tested = few(cases)
     rounded = _rounded(knob, value)
+    fitting: dict[float, int] = {}
     for tried in rounded:
-        if any(fits(replace(case, hyper=knob.apply(case.hyper, tried))) for case in tested):
+        fitting[tried] = sum(fits(replace(case, hyper=knob.apply(case.hyper, tried))) for case in tested)
+        if fitting[tried] == len(tested):
             return tried
+    if any(fitting.values()):
+        return max(rounded, key=fitting.__getitem__)
     return next((tried for tried in rounded if _score(residuals(tried)) <= max(1.001 * best, best + 0.02)), value)
 
 

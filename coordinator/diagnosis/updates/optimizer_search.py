@@ -98,14 +98,25 @@ def _search(cases: Sequence[Case], decays_in_use: Sequence[float], depth: int) -
 
 
 def _joint(cases: Sequence[Case], decays_in_use: Sequence[float]) -> Iterator[Explanation]:
-    """Yield pairs of numbers that only together explain the cases, as decay and momentum in one velocity."""
-    for first, second in itertools.combinations(knobs(cases[0].rule, cases[0].hyper, decays_in_use), 2):
-        for values in solve_pair(first, second, cases):
-            changes = (_turned(first, values[0]), _turned(second, values[1]))
-            found = _covered(changes[1], [changes[0].transform(case) for case in cases])
-            if found is not None:
-                yield replace(found, changes=changes)
-                break
+    """Yield pairs of numbers that only together explain the cases, as decay and momentum in one velocity.
+
+    Of a pair the values that explain most cases; a number that is torch's own then is no change.
+    """
+    for pair in itertools.combinations(knobs(cases[0].rule, cases[0].hyper, decays_in_use), 2):
+        best: Explanation | None = None
+        for values in solve_pair(*pair, cases):
+            turned = [(knob, value) for knob, value in zip(pair, values) if not is_unchanged(knob, value, cases)]
+            changes = tuple(_turned(knob, value) for knob, value in turned)
+            changed = list(cases)
+            for change in changes[:-1]:
+                changed = [change.transform(case) for case in changed]
+            found = _covered(changes[-1], changed) if changes else None
+            if found is not None and (best is None or len(found.covered) > len(best.covered)):
+                best = replace(found, changes=changes)
+                if len(found.covered) == len(cases):
+                    break
+        if best is not None:
+            yield best
 
 
 def _covered(change: Change, cases: Sequence[Case]) -> Explanation | None:

@@ -85,6 +85,20 @@ def test_a_mistake_is_named_first_with_its_number(port: Port, code: str, says: s
     assert "paddle" in causes[0].fix
 
 
+@pytest.mark.parametrize(
+    ("port", "says"),
+    [
+        (Port("AdamW", DECAY, {"weight_decay": 0.0137}), "0.0137"),  # biases fit 0.014 too
+        (Port("AdamW", {"weight_decay": 0.1}, {"weight_decay": 0.0012}, lr=1e-4), "0.001"),  # and here none at all
+    ],
+    ids=["rounder", "none"],
+)
+def test_one_value_is_named_for_all_though_parameters_that_depend_on_it_little_fit_others_too(port: Port, says: str) -> None:
+    (cause,) = explained(port)
+    assert cause.code == "decay_value" and f"weight decay {says} fits" in cause.evidence
+    assert "on all 6 parameters" in cause.evidence
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_decay_on_spared_parameters_is_told_by_their_kind(seed: int) -> None:
     spared = {name: {"weight_decay": 0.0} for name in SPARED}
