@@ -7,7 +7,6 @@ from typing import Iterable, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.average_judge import held_by_an_optimizer
 from stepalign.coordinator.comparison.comparison import AS_USED, Comparison
 from stepalign.coordinator.comparison.rates import pair_groups
@@ -65,7 +64,6 @@ _SETTLED = 0.8
 class Evidence:
     """All that an explanation can draw on. ``initial`` holds each side's tensors before the first step, by its own names."""
 
-    case: Case
     names: NameMap
     torch: Declaration
     paddle: Declaration

@@ -198,7 +198,6 @@ def judge_what_came(run: Run) -> None:
 def _evidence(run: Run) -> Evidence:
     assert run.session is not None
     return Evidence(
-        run.case,
         run.session.names,
         run.declarations["torch"],
         run.declarations["paddle"],

@@ -154,9 +154,7 @@ def _first(run: _Run) -> tuple[FirstDivergence | None, Sequence[Cause]]:
     for found in run.regimes:
         failure = found.record.first_failure()
         if failure is not None:
-            evidence = Evidence(
-                run.case, found.names, found.torch, found.paddle, found.record, found.initial, run.findings
-            )
+            evidence = Evidence(found.names, found.torch, found.paddle, found.record, found.initial, run.findings)
             return _place(found, failure), explain(evidence, failure, None)
     mattering = [finding for finding in run.findings if finding.matters]
     if not mattering:

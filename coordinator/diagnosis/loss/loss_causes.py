@@ -110,7 +110,7 @@ def _ratio(
                 )
                 return
     whole, inverse = fit.near_whole(ratio, _FITTED), fit.near_whole(1.0 / ratio, _FITTED)
-    size = batch_sizes[0] if batch_sizes else None
+    size = batch_sizes[0] if batch_sizes else 0
     if whole is None and inverse is None:
         if constant:
             fix = f"find the factor {number(ratio)} in paddle's loss: a weight, a temperature, an accumulated mean"
@@ -118,11 +118,11 @@ def _ratio(
         return
     amount = whole if whole is not None else inverse
     assert amount is not None
-    multiple = size is not None and amount % size == 0
+    multiple = size > 0 and amount % size == 0
     meaning = ""
     if multiple:
         meaning = f"; the batch has {size} samples" + (
-            "" if amount == size else f", {amount // size if size else 0} values in each"
+            "" if amount == size else f", {amount // size} values in each"
         )
     confidence = 0.95 if multiple else 0.75 if constant else 0.6
     way = "sums where torch averages" if whole is not None else "averages where torch sums"
