@@ -12,7 +12,7 @@ from typing import Dict, Optional, Tuple
 
 from stepalign.coordinator.cases.collection import Collection
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
-from stepalign.coordinator.running.noise import beyond_noise, measure_noise, weigh
+from stepalign.coordinator.running.noise import beyond_noise, measure_noise, steps_ahead, weigh
 from stepalign.coordinator.running.recorder import Record, Recorder
 from stepalign.coordinator.running.run_state import Run, Watcher
 from stepalign.coordinator.running.step_judge import begin_judge
@@ -126,5 +126,7 @@ def _unexplained(run: Run, record: Record, filled: Collection, last: int, watche
         return first
     assert run.crew is not None and run.session is not None and run.batches is not None
     watcher.phase("measuring rounding noise of the repeated steps: torch against itself")
-    run.noise = measure_noise(run.case, run.crew, run.folder, run.session.names, last + 1, run.batches, watcher.tick, filled)
+    stop = min(last + steps_ahead(last), run.case.steps - 1) + 1
+    filled = filled.with_whole(range(filled.also.start, stop))
+    run.noise = measure_noise(run.case, run.crew, run.folder, run.session.names, stop, run.batches, watcher.tick, filled)
     return weigh(record.failures.comparisons(), run.noise)[0]
