@@ -166,6 +166,7 @@ def write_checkpoint(folder: Path, kept: Kept, give_pages_back: Callable[[], Non
             file.flush()
             os.fsync(file.fileno())
         _write_state(temporary, {"version": VERSION, "step": kept.step, "arrays": index, **to_strict(kept.plain)})
+        _sync_folder(temporary)
         target = folder / str(kept.step)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(temporary, target)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,35 @@ def test_what_is_read_is_what_was_written_and_equal_arrays_are_there_once(tmp_pa
         assert len(archive.files) == 5
 
 
+def test_arrays_larger_than_what_is_written_at_once_are_read_as_they_were(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoints", kept(5, 100_001))
+    assert_read(read_checkpoint(tmp_path, 5), kept(5, 100_001))
+
+
+def test_all_of_a_checkpoint_and_the_steps_before_it_are_on_the_disk_before_it_has_its_name_and_that_at_once_after(
+    tmp_path: Path, log: StepsLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_fsync(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.partition(".tmp")[0])
+        fsync(descriptor)
+
+    def note_rename(source: Path, target: Path) -> None:
+        done.append(f"named {target.name}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    Keeper(tmp_path, log, 1.0, describe, clock).keep(5, state())
+    at = done.index("named 5")
+    assert done[0] == "steps.jsonl"
+    assert {"arrays.npz"} < set(done[:at]) and sum(name.startswith(".state.") for name in done[:at]) == 2
+    assert done[at - 1] == ".5"  # the folder itself: which files it has
+    assert done[at + 1 :] == ["checkpoints"]
+
+
 def test_the_two_newest_are_kept_and_half_written_ones_are_not_taken_for_any(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     for step in (9, 10, 100):
@@ -104,7 +135,9 @@ def test_the_two_newest_are_kept_and_half_written_ones_are_not_taken_for_any(tmp
     assert kept_steps(tmp_path) == [100, 10]
     (folder / ".101.tmp").mkdir()  # as a kill in the midst of writing leaves it
     (folder / ".101.tmp" / "arrays.npz").write_bytes(b"PK")
+    shutil.copytree(folder / "10", folder / "10 (copy)")
     assert kept_steps(tmp_path) == [100, 10]
+    shutil.rmtree(folder / "10 (copy)")
     write_checkpoint(folder, kept(100, 4))
     assert sorted(path.name for path in folder.iterdir()) == ["10", "100"]
     assert read_checkpoint(tmp_path, 100).arrays["torch"]["a.weight"].size == 4
@@ -151,6 +184,17 @@ def test_arrays_of_another_checkpoint_are_refused(tmp_path: Path) -> None:
     shutil.copytree(folder_of(tmp_path, 3), folder_of(tmp_path, 7))
     with pytest.raises(CaseError, match="damaged checkpoint"):
         read_checkpoint(tmp_path, 7)
+
+
+def test_other_numbers_under_the_names_of_what_was_written_are_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoints", kept(3))
+    path = folder_of(tmp_path, 3) / "arrays.npz"
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    changed = next(name for name, array in arrays.items() if array.dtype == np.float32)
+    np.savez(path, **{**arrays, changed: np.nextafter(arrays[changed], np.float32(9.0))})
+    with pytest.raises(CaseError, match="an array is not what its digest says"):
+        read_checkpoint(tmp_path, 3)
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -224,6 +268,12 @@ def test_an_interruption_waits_for_nothing_that_is_worth_keeping(tmp_path: Path,
     assert keeper.due(True)
 
 
+def test_an_interruption_waits_no_longer_than_the_interval(tmp_path: Path, log: StepsLog, clock: Clock) -> None:
+    keeper = Keeper(tmp_path, log, checkpoints.WORTH_S / 4, describe, clock)
+    clock.now = checkpoints.WORTH_S / 4
+    assert keeper.due(True)
+
+
 def test_zero_seconds_keep_nothing(tmp_path: Path, log: StepsLog, clock: Clock) -> None:
     keeper = Keeper(tmp_path, log, 0.0, describe, clock)
     clock.now = 1e6
@@ -269,6 +319,20 @@ def test_a_side_without_state_ends_keeping_and_what_was_kept_goes(tmp_path: Path
     assert why_refused(tmp_path) == "the torch side: global CALLS changes"
     clock.now = 1e6
     assert not keeper.due(False) and not keeper.due(True)
+
+
+def test_a_side_without_state_is_named_though_nothing_was_kept_yet(tmp_path: Path, log: StepsLog, clock: Clock) -> None:
+    states = state()
+    states["paddle"] = replace(states["paddle"], problem="a file is open")
+    Keeper(tmp_path, log, 1.0, describe, clock).keep(1, states)
+    assert why_refused(tmp_path) == "the paddle side: a file is open"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"step": 3}', "3"])
+def test_a_reason_that_cannot_be_read_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / checkpoints.REFUSED_NAME).write_text(content)
+    assert why_refused(tmp_path) is None
 
 
 @pytest.fixture
@@ -318,5 +382,9 @@ def test_pages_are_given_back_while_a_checkpoint_is_written(tmp_path: Path, monk
     monkeypatch.setattr(checkpoints, "RESIDENT_SIZE_BYTES", 8)
     write_checkpoint(tmp_path / "checkpoints", kept(3), lambda: given_back.append(None))
     assert len(given_back) > 3
+    given_back.clear()
+    monkeypatch.setattr(checkpoints, "RESIDENT_SIZE_BYTES", 40)  # of 82 bytes that are read for digests, and 70 to be written
+    write_checkpoint(tmp_path / "checkpoints", kept(4), lambda: given_back.append(None))
+    assert len(given_back) == 2
     read, written = read_checkpoint(tmp_path, 3).arrays, kept(3).arrays
     assert {owner: set(named) for owner, named in read.items()} == {owner: set(named) for owner, named in written.items()}
