@@ -7,6 +7,9 @@ from fnmatch import fnmatchcase
 from benchmarks.ports.correct_ports import CORRECT
 from benchmarks.ports.faults import (
     attention,
+    averages,
+    codes,
+    contrastive,
     decay,
     decoding,
     gradients,
@@ -25,6 +28,9 @@ PORTS: tuple[Port, ...] = (
     + schedules.FAULTS
     + attention.FAULTS
     + decoding.FAULTS
+    + contrastive.FAULTS
+    + averages.FAULTS
+    + codes.FAULTS
     + layers.FAULTS
     + losses.FAULTS
     + gradients.FAULTS

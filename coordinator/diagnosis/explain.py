@@ -13,10 +13,12 @@ from stepalign.coordinator.comparison.rates import pair_groups
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
 from stepalign.coordinator.diagnosis.declared import layer_differences
 from stepalign.coordinator.diagnosis.declared.declared_parameters import declared_parameters
+from stepalign.coordinator.diagnosis.gradients.gradient_flow import explain_flow
 from stepalign.coordinator.diagnosis.gradients.output_gradients import explain_module_gradient
 from stepalign.coordinator.diagnosis.loss.loss_formula import LossSite, explain_loss_formula
 from stepalign.coordinator.diagnosis.modules.input_causes import explain_input
 from stepalign.coordinator.diagnosis.modules.mask_causes import explain_mask
+from stepalign.coordinator.diagnosis.modules.own_code_causes import explain_own_code
 from stepalign.coordinator.diagnosis.numbers import (
     explain_activation,
     explain_gradients,
@@ -239,9 +241,13 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
         if at_start and not given:
             given = explain_input(f"{_given(located)}, before anything of the model ran", *located.outputs)
         found += given or explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
+        if not given:
+            code = located.paddle_module if located.container is None else located.paddle_container or ""
+            found += explain_own_code(shown_path(code), located.agreed, dict(located.given), *located.outputs)
         if at_start:
             found = [as_data(cause) for cause in found] or [as_data(unexplained(located.first, located))]
     if located.backward and located.outputs is not None and not located.silent:
+        found += explain_flow(shown_path(located.paddle_module), *located.outputs, located.further)
         found += explain_module_gradient(located.paddle_module, *located.outputs)
     return found or [unexplained(located.first, located)] if located.first is not None else found
 

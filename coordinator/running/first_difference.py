@@ -15,6 +15,7 @@ import numpy as np
 
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison
+from stepalign.coordinator.diagnosis.gradients.output_gradients import GRADIENT
 from stepalign.coordinator.diagnosis.loss.loss_formula import LossSite
 from stepalign.coordinator.running.activation_names import (
     ROOT,
@@ -45,10 +46,14 @@ class Located:
     module's output agrees. ``last_good`` is the name of what agreed last before.
 
     ``backward`` marks a gradient; ``silent`` is then the side where nothing flows back to an output, if that is it.
+    ``further`` are torch's gradients of outputs nearer to the loss, by paddle's names, that agree, from the loss back.
 
     Where ``container`` is not None the module itself is not to blame: the sides part in the own code of ``container`` (the
     model itself is ``""``; ``loss(model, batch)`` is what calls it), between ``last_good`` and the call of the module. Then
     ``first`` is the module's input, ``outputs`` are what goes into it, and ``inputs`` what agreed last.
+
+    ``agreed`` holds what the code that is to blame had before, by paddle's names: torch's arrays of outputs that agree, in
+    order; ``given`` the further arguments of its call that agree.
 
     ``updated`` is torch's path of the module that differs first after an optimizer's update in the same step; None where
     none lies before what differs. ``random_sides`` are those that draw random numbers in the step.
@@ -69,6 +74,9 @@ class Located:
     container: Optional[str] = None
     paddle_container: Optional[str] = None
     paddle_last_good: str = ""
+    agreed: Tuple[Tuple[str, np.ndarray], ...] = ()
+    given: Tuple[Tuple[str, np.ndarray], ...] = ()
+    further: Tuple[Tuple[str, np.ndarray], ...] = ()
     updated: Optional[str] = None
     random_sides: Tuple[str, ...] = ()
 
@@ -159,7 +167,8 @@ def _located_forward(key: str, record: RecordedStep, good: str) -> Located:
 def _located_backward(item: Comparison, silent: str, record: RecordedStep, updated: Optional[str]) -> Located:
     key = item.name
     if not silent:
-        located = replace(_located(key, record, ""), unlike=(), last_inside="")
+        further = tuple(_further(key, record))
+        located = replace(_located(key, record, ""), unlike=(), last_inside="", agreed=(), given=(), further=further)
     else:
         module = module_of(key)
         located = Located(first=item, module=module, paddle_module=record.paths.get(module, module), silent=silent)
@@ -180,6 +189,8 @@ def _located(key: str, record: RecordedStep, good: str) -> Located:
         inputs=None if item is None or item.measures is None else record.arrays(first),
         last_good=good,
         last_inside=_last_inside(key, record),
+        agreed=tuple(_agreed(key, call_of(key), record)),
+        given=tuple(_given(call_of(key), record)),
     )
 
 
@@ -267,8 +278,34 @@ def _between(inputs_key: str, container: str, record: RecordedStep) -> Located:
         container=around,
         paddle_container=record.paths.get(around, around),
         paddle_last_good=record.partner(good) if good else "",
+        agreed=tuple(_agreed(inputs_key, container, record)),
+        given=tuple(_given(container, record)),
     )
     return replace(located, first=replace(item, reason=f"{item.reason}; the sides part {located.stretch}"))
+
+
+def _further(gradient: str, record: RecordedStep) -> Iterator[Tuple[str, np.ndarray]]:
+    """Yield the gradients of outputs that agree and came before one in the backward pass, by the outputs' paddle names."""
+    for key, item in record.comparisons.items():
+        if key == gradient:
+            return
+        if key.endswith(GRADIENT) and item.passed:
+            yield record.partner(key).removesuffix(GRADIENT), record.torch[key]
+
+
+def _agreed(until: str, call: str, record: RecordedStep) -> Iterator[Tuple[str, np.ndarray]]:
+    """Yield the outputs that a call's own code had, by paddle's names, where both sides agree in them."""
+    order = list(record.comparisons)
+    begun, end = f"{call}@input", order.index(until)
+    for key in order[order.index(begun) + 1 if begun in order else 0 : end]:
+        if is_output(key) and record.comparisons[key].passed:
+            yield record.partner(key), record.torch[key]
+
+
+def _given(container: str, record: RecordedStep) -> Iterator[Tuple[str, np.ndarray]]:
+    for key in record.inputs(container):
+        if argument_of(key) and key in record.comparisons and record.comparisons[key].passed:
+            yield argument_of(key), record.torch[key]
 
 
 def shown_path(path: str) -> str:

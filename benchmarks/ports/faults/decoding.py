@@ -20,6 +20,15 @@ FAULTS: tuple[Port, ...] = (
     ),
     faulty("decoder_rope_base", "decoder", "forward", ACTIVATION, options=ADAMW, paddle={"rope_base": 500000.0}),
     faulty(
+        "decoder_rope_base_in_a_table",
+        "decoder",
+        "forward",
+        ACTIVATION,
+        options={**ADAMW, "tables": "buffer"},
+        paddle={"rope_base": 500000.0},
+        note="a table that no checkpoint holds: torch's is not loaded over it",
+    ),
+    faulty(
         "decoder_key_heads_tiled",
         "decoder",
         "forward",

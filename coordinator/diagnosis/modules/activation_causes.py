@@ -18,6 +18,7 @@ from stepalign.coordinator.diagnosis.modules.activation_layout import explain_la
 from stepalign.coordinator.diagnosis.modules.elementwise import FUNCTIONS, negative_slope, softmax
 from stepalign.coordinator.diagnosis.modules.norm_causes import explain_norm
 from stepalign.coordinator.diagnosis.modules.precision_causes import explain_precision
+from stepalign.coordinator.diagnosis.modules.unit_length import explain_unit_length
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.diagnosis.wording import number
 from stepalign.protocol.specs import ModuleSpec
@@ -28,6 +29,11 @@ _SURE = 0.9
 
 _SAME_SLOPE = 1e-4
 """Ten times what the fit of a slope may leave over: what is nearer is rounding, of an identity too."""
+
+_BIJECTIVE = ("exp", "sigmoid", "tanh", "softplus", "softsign", "logsigmoid")
+"""Functions that one side may apply to what the other gives; what clips or bends is told by bounds and slopes."""
+
+_EXPONENTS = 80.0
 
 _NICE_RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -68,6 +74,8 @@ def explain_activation(
         causes.extend(_function(where, inputs, ours, theirs))
         causes.extend(_softmax(where, inputs, ours, theirs))
         causes.extend(explain_norm(where, torch_module, paddle_module, inputs, ours, theirs, before))
+    causes.extend(_once_more(where, ours, theirs))
+    causes.extend(explain_unit_length(where, ours, theirs))
     causes.extend(_slope(where, ours, theirs, noise))
     if before > noise:
         causes.extend(explain_bounds(where, ours, theirs, noise))
@@ -178,6 +186,25 @@ def _function(where: str, inputs: Array, ours: Array, theirs: Array) -> Iterator
         )
         fix = f"negative_slope={number(slopes[0])} in paddle.nn.LeakyReLU(...) of {where}"
         yield Cause(Category.FORWARD, "negative_slope", 0.97, evidence, fix)
+
+
+def _once_more(where: str, ours: Array, theirs: Array) -> Iterator[Cause]:
+    """Find a function that one side alone applies to what the other gives, an exp or a sigmoid, say."""
+    step = max(1, ours.size // _SAMPLE)
+    y, z = (array.ravel()[::step] for array in (ours, theirs))
+    for name in _BIJECTIVE:
+        function = FUNCTIONS[name]
+        for argument, value, side, fix in (
+            (z, y, "torch", f"apply {name} at {where} of the paddle model, as torch does"),
+            (y, z, "paddle", f"leave {name} out at {where} of the paddle model"),
+        ):
+            if not np.all(np.abs(argument) < _EXPONENTS):
+                continue
+            left = fit.left_over(value, function(argument))
+            if left < 2e-6 and left <= fit.EXPLAINED * fit.left_over(value, argument):
+                evidence = f"{where}: {side}'s output is {name} of the other side's"
+                yield Cause(Category.FORWARD, "activation_function", 0.95, evidence, fix)
+                return
 
 
 def _softmax(where: str, inputs: Array, ours: Array, theirs: Array) -> Iterator[Cause]:

@@ -262,6 +262,12 @@ def _not_updated(still: list[str], steps: int) -> Cause:
 
 def _decay(members: list[str], rule: _Rule, ours: Share, theirs: Share) -> Cause:
     kept = [written(1.0 - share.value, share.uncertain) for share in (ours, theirs)]
+    if kept[0] == "0":
+        return Cause(
+            Category.BUFFER, "moving_average_decay", 0.95,
+            f"{names(members)}: torch makes it a copy of {rule.source} at each step, paddle keeps {kept[1]} of it and averages",
+            "copy it in paddle too, in place: average.set_value(weight)",
+        )  # fmt: skip
     return Cause(
         Category.BUFFER, "moving_average_decay", 0.95,
         f"{names(members)}: torch keeps {kept[0]} of the average at each step, paddle {kept[1]}; the rest is taken of "

@@ -86,6 +86,23 @@ def test_an_input_that_differs_after_outputs_that_agree_blames_the_code_between_
     assert located.outputs is not None and not np.array_equal(*located.outputs)
 
 
+def test_what_the_code_that_is_to_blame_had_before_is_known() -> None:
+    order = (
+        *("<model>@input", "embed@input", "embed", "attn@input", "attn@input:mask", "attn.q@input", "attn.q"),
+        *("attn.k@input", "attn.k", "attn.out@input", "attn.out", "attn", "<model>"),
+    )
+    paths = ("embed", "attn", "attn.q", "attn.k", "attn.out")
+    for changed in ("attn.out@input", "attn"):
+        torch, paddle = recorded(order), recorded(order)
+        for key in order[order.index(changed) :]:
+            paddle[key] = paddle[key] + np.float32(0.5)
+        located = find_in(torch, paddle, *paths)
+        assert located is not None
+        inside = ["attn.q", "attn.k"] if changed == "attn.out@input" else ["attn.q", "attn.k", "attn.out"]
+        assert [name for name, _ in located.agreed] == inside and [name for name, _ in located.given] == ["mask"]
+        assert np.array_equal(located.agreed[1][1], torch["attn.k"])
+
+
 def test_the_outermost_input_that_differs_counts() -> None:
     located = find("layers.0@input")
     assert located is not None
@@ -152,6 +169,7 @@ def test_gradients_are_searched_from_the_loss_back_where_outputs_agree() -> None
         paddle[key] = paddle[key] * np.float32(2.0)
     located = find_first(CASE, NameMap((), (("", ""), *((path, path) for path in PATHS))), torch, paddle, 0)
     assert located is not None and (located.module, located.backward, located.container) == ("layers.0.fc2", True, None)
+    assert [name for name, _ in located.further] == ["head"] and np.array_equal(located.further[0][1], torch["head@grad"])
 
 
 def test_an_output_of_another_layout_is_passed_over_if_a_later_one_agrees() -> None:

@@ -48,6 +48,9 @@ class Attention(nn.Layer):
         self.k_proj = nn.Linear(width, width // 2, bias_attr=False)
         self.v_proj = nn.Linear(width, width // 2, bias_attr=False)
         self.o_proj = nn.Linear(width, width, bias_attr=False)
+        if o.get("tables", "computed") == "buffer":
+            size, dtype = width // self.heads, self.q_proj.weight.dtype
+            self.register_buffer("angle", angles(self.rope_base, 0, 12, size, dtype), persistable=False)
 
     def repeated(self, x):
         times = self.heads // self.groups
@@ -62,7 +65,10 @@ class Attention(nn.Layer):
         k, v = (
             f(x).reshape([batch, length, self.groups, -1]).transpose([0, 2, 1, 3]) for f in (self.k_proj, self.v_proj)
         )
-        angle = angles(self.rope_base, o.get("first_position", 0), length, q.shape[-1], x.dtype)
+        if o.get("tables", "computed") == "buffer":
+            angle = self.angle
+        else:
+            angle = angles(self.rope_base, o.get("first_position", 0), length, q.shape[-1], x.dtype)
         q, k = rotate(o, q, angle), rotate(o, k, angle)
         h = attention(o, q, self.repeated(k), self.repeated(v), mask)
         return self.o_proj(h.transpose([0, 2, 1, 3]).flatten(2))

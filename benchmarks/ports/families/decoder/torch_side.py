@@ -46,6 +46,9 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, width // 2, bias=False)
         self.v_proj = nn.Linear(width, width // 2, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
+        if o.get("tables", "computed") == "buffer":
+            size, dtype = width // self.heads, self.q_proj.weight.dtype
+            self.register_buffer("angle", angles(self.rope_base, 0, 12, size, dtype), persistent=False)
 
     def repeated(self, x):
         times = self.heads // self.groups
@@ -57,7 +60,10 @@ class Attention(nn.Module):
         o = self.o
         q = self.q_proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = (f(x).unflatten(-1, (self.groups, -1)).transpose(1, 2) for f in (self.k_proj, self.v_proj))
-        angle = angles(self.rope_base, o.get("first_position", 0), x.shape[1], q.shape[-1], x.dtype)
+        if o.get("tables", "computed") == "buffer":
+            angle = self.angle
+        else:
+            angle = angles(self.rope_base, o.get("first_position", 0), x.shape[1], q.shape[-1], x.dtype)
         q, k = rotate(o, q, angle), rotate(o, k, angle)
         h = attention(o, q, self.repeated(k), self.repeated(v), mask)
         return self.o_proj(h.transpose(1, 2).flatten(2))

@@ -314,3 +314,39 @@ def test_a_small_difference_is_no_other_order_of_the_same_numbers() -> None:
     x = (0.3 * RANDOM.normal(size=(4, 12, 32))).astype(np.float32)
     causes = explain("RMSNorm", rms_norm(x, inside=1e-5), rms_norm(x, inside=1e-6), x)
     assert [cause.code for cause in causes] == ["norm_epsilon"]
+
+
+def unit(x: np.ndarray, axis: int) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=axis, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "code", "said"),
+    [
+        (unit(X, 2), unit(X, 0), "axis", "length 1 along axis 2 in torch and along axis 0 in paddle"),
+        (unit(X, 2), X, "unit_length", "torch brings vectors to length 1 along axis 2, paddle leaves them"),
+        (X, unit(X, 1), "unit_length", "paddle brings vectors to length 1 along axis 1, torch leaves them"),
+    ],
+)
+def test_vectors_of_length_one_are_told(torch: np.ndarray, paddle: np.ndarray, code: str, said: str) -> None:
+    cause = explain("Tower", torch, paddle)[0]
+    assert cause.code == code and said in cause.evidence
+
+
+def test_vectors_of_length_one_in_another_direction_say_nothing_of_normalisation() -> None:
+    other = RANDOM.normal(size=X.shape)
+    codes = {cause.code for cause in [*explain("Tower", unit(X, 2), other), *explain("Tower", unit(X, 2), unit(other, 2))]}
+    assert not codes & {"unit_length", "axis"}
+
+
+def test_a_function_that_one_side_applies_to_the_others_output_is_named() -> None:
+    scale = np.asarray(2.65926)
+    cause = explain("Model", np.exp(scale), scale)[0]
+    assert cause.code == "activation_function" and cause.fix.startswith("apply exp at block.m")
+    cause = explain("Model", X, FUNCTIONS["sigmoid"](X))[0]
+    assert cause.code == "activation_function" and cause.fix.startswith("leave sigmoid out at block.m")
+
+
+def test_small_numbers_are_no_function_of_themselves() -> None:
+    small = 1e-3 * X
+    assert "activation_function" not in {cause.code for cause in explain("Model", small, small * (1 + 1e-4 * X))}

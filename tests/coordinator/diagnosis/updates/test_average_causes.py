@@ -53,6 +53,13 @@ def causes(steps: list[MovedStep]) -> list[Cause]:
     return explain_averages("E.w", ["E.b"], SHAPES, steps)
 
 
+def test_an_average_where_torch_copies_is_told_to_be_a_copy() -> None:
+    (cause,) = causes(trained(ema(0.0), ema(0.99)))
+    assert cause.code == "moving_average_decay"
+    assert "torch makes it a copy of G.w at each step, paddle keeps 0.99 of it" in cause.evidence
+    assert cause.fix.startswith("copy it in paddle too")
+
+
 @pytest.mark.parametrize("updated", [True, False])
 def test_another_decay_is_named_with_both_sides_values(updated: bool) -> None:
     first = 0 if updated else 1
