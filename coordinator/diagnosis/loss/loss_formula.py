@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from stepalign.coordinator.diagnosis.cause import Category, Cause
 from stepalign.coordinator.diagnosis.gradients.output_gradients import GRADIENT, compare_output_gradients
+from stepalign.coordinator.diagnosis.loss.contrastive_readings import contrastive_readings
 from stepalign.coordinator.diagnosis.loss.loss_readings import LARGEST_OUTPUT, Knob, Reading, readings, scaled_readings
 from stepalign.coordinator.diagnosis.loss.loss_wording import fix_of, shown
 from stepalign.coordinator.diagnosis.ranking import rank
@@ -102,7 +103,10 @@ def _matches(site: LossSite) -> tuple[list[_Match], list[_Match]]:
             return [], []
         tolerances.append(min(rounding * abs(value), _SHARE_OF_DIFFERENCE * gap))
     sides = list(zip((_stacked(site.torch), _stacked(site.paddle)), values, tolerances, strict=True))
-    found = [_fitting(readings(outputs, site.batch), value, allowed) for outputs, value, allowed in sides]
+    found = [
+        _fitting([*readings(outputs, site.batch), *contrastive_readings(outputs)], value, allowed)
+        for outputs, value, allowed in sides
+    ]
     if not all(found):
         for side, (outputs, value, allowed) in enumerate(sides):
             found[side] += _fitting(scaled_readings(outputs, site.batch), value, allowed)
@@ -198,6 +202,8 @@ _CODES = {
     "pairing": (Category.LOSS, "broadcast_target"),
     "pos_weight": (Category.LOSS, "pos_weight"),
     "labels": (Category.DATA, "labels_shifted"),
+    "directions": (Category.LOSS, "contrastive_directions"),
+    "vectors": (Category.LOSS, "unit_length"),
 }
 
 

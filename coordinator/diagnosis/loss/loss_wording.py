@@ -21,6 +21,9 @@ _LOGITS = {
     "logarithm": "the output taken for probabilities",
 }
 
+_BOTH = "the mean of both directions"
+_AS_GIVEN = "the outputs as they are"
+
 
 def shown(reading: Reading) -> str:
     """Return a formula in words: ``mean of the cross-entropy of <model> with y, label smoothing 0.1``."""
@@ -62,6 +65,8 @@ def fix_of(aspect: str, torch: str, paddle: str) -> str:
         if paddle
         else "torch's loss broadcasts [N, 1] against [N] to [N, N]: give output and target one shape in torch",
         "pos_weight": f"pos_weight={torch or '1.0'} in paddle.nn.functional.binary_cross_entropy_with_logits",
+        "directions": f"take both cross-entropies as torch does: {torch or _BOTH}, instead of {paddle or _BOTH}",
+        "vectors": f"give paddle's products what torch gives them: {torch or _AS_GIVEN}, instead of {paddle or _AS_GIVEN}",
         "labels": f"use the labels as torch does, {torch or 'as given'}, instead of {paddle or 'as given'}",
     }[aspect]
 

@@ -52,6 +52,7 @@ def only(causes: list[Cause]) -> str:
     return f"{causes[0].category.value}/{causes[0].code}"
 
 
+X_IMAGES = RANDOM.normal(size=(12, 3, 4, 4)).astype(np.float32)
 PLAIN = mean(LOGITS, LABELS)
 CLASSES = {"x": RANDOM.normal(size=(24, 20)).astype(np.float32), "y": LABELS, "flag": np.array([1])}
 
@@ -250,6 +251,45 @@ def test_a_loss_that_calls_parts_of_the_model_is_read_from_the_last_output() -> 
 
 def test_an_output_that_is_too_large_to_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("loss_formula", "loss_readings"):
-        monkeypatch.setattr(f"stepalign.coordinator.diagnosis.{module}.LARGEST_OUTPUT", 100)
+        monkeypatch.setattr(f"stepalign.coordinator.diagnosis.loss.{module}.LARGEST_OUTPUT", 100)
     causes = explain_loss_formula(site(LOGITS, CLASSES, PLAIN, 24 * PLAIN))
     assert only(causes) == "loss/loss_function" and "<model> is too large" in causes[0].evidence
+
+
+TOWERS = {
+    "<model>:0": RANDOM.normal(size=(12, 8)).astype(np.float32) / 3,
+    "<model>:1": RANDOM.normal(size=(12, 8)).astype(np.float32) / 3,
+    "<model>:2": np.array(14.2857, np.float32),
+}
+
+
+def contrastive(scale: float = 14.2857, unit: bool = False) -> tuple[float, float]:
+    """Return the cross-entropies of the rows and of the columns of both towers' products."""
+    a, b = (TOWERS[key].astype(np.float64) for key in ("<model>:0", "<model>:1"))
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) if unit else x for x in (a, b))
+    return mean(np.float32(scale) * a @ b.T, np.arange(12)), mean(np.float32(scale) * b @ a.T, np.arange(12))
+
+
+ROWS, COLUMNS = contrastive()
+BOTH = (ROWS + COLUMNS) / 2
+
+
+@pytest.mark.parametrize(
+    ("paddle", "code", "said"),
+    [
+        (ROWS, "loss/contrastive_directions", "from <model>:0 alone"),
+        (COLUMNS, "loss/contrastive_directions", "from <model>:1 alone"),
+        (ROWS + COLUMNS, "loss/contrastive_directions", "both directions added"),
+        (sum(contrastive(1.0)) / 2, "loss/logit_scale", "with each other (to"),
+        (sum(contrastive(unit=True)) / 2, "loss/unit_length", "vectors brought to length one before it"),
+    ],
+)
+def test_a_contrastive_loss_of_two_towers_is_read(paddle: float, code: str, said: str) -> None:
+    causes = explain_loss_formula(site(TOWERS, {"image": X_IMAGES}, BOTH, paddle))
+    assert only(causes) == code and said in causes[0].evidence.split(";")[-1]
+    assert "mean of the contrastive loss of <model>:0 and <model>:1 with each other, logits times <model>:2" in causes[0].evidence
+
+
+def test_a_loss_of_two_towers_that_is_no_contrast_is_not_read_as_one() -> None:
+    causes = explain_loss_formula(site(TOWERS, {"image": X_IMAGES}, BOTH, 1.1 * BOTH + 0.37))
+    assert only(causes) == "loss/loss_function"
