@@ -52,8 +52,8 @@ class Located:
     model itself is ``""``; ``loss(model, batch)`` is what calls it), between ``last_good`` and the call of the module. Then
     ``first`` is the module's input, ``outputs`` are what goes into it, and ``inputs`` what agreed last.
 
-    ``agreed`` holds what the code that is to blame had before, by paddle's names: torch's arrays of outputs that agree, in
-    order; ``given`` the further arguments of its call that agree.
+    ``agreed`` holds what the code that is to blame had before, by paddle's names: torch's arrays of its first input and of
+    outputs, in order, as far as they agree; ``given`` the further arguments of its call that agree.
 
     ``updated`` is torch's path of the module that differs first after an optimizer's update in the same step; None where
     none lies before what differs. ``random_sides`` are those that draw random numbers in the step.
@@ -294,9 +294,11 @@ def _further(gradient: str, record: RecordedStep) -> Iterator[Tuple[str, np.ndar
 
 
 def _agreed(until: str, call: str, record: RecordedStep) -> Iterator[Tuple[str, np.ndarray]]:
-    """Yield the outputs that a call's own code had, by paddle's names, where both sides agree in them."""
+    """Yield what a call's own code had, by paddle's names, where both sides agree in it: what it was given, then outputs."""
     order = list(record.comparisons)
     begun, end = f"{call}@input", order.index(until)
+    if begun in order[:end] and record.comparisons[begun].passed:
+        yield f"what goes into {shown_path(module_of(record.partner(begun)))}", record.torch[begun]
     for key in order[order.index(begun) + 1 if begun in order else 0 : end]:
         if is_output(key) and record.comparisons[key].passed:
             yield record.partner(key), record.torch[key]

@@ -1,4 +1,6 @@
-"""Explains what a module's own code makes of outputs in which both sides agree: gated products, attention, pooling."""
+"""Explains what a module's own code makes of outputs in which both sides agree: gated products, pooling, sums,
+attention.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from stepalign.coordinator.diagnosis.cause import Cause
 from stepalign.coordinator.diagnosis.modules.attention_causes import explain_attention
 from stepalign.coordinator.diagnosis.modules.gate_causes import explain_gate
 from stepalign.coordinator.diagnosis.modules.pooling_causes import explain_pooling
+from stepalign.coordinator.diagnosis.modules.term_causes import explain_terms
 
 
 def explain_own_code(
@@ -31,5 +34,6 @@ def explain_own_code(
     return (
         list(explain_gate(where, before, ours, theirs))
         or list(explain_pooling(where, *before[-1], ours, theirs))
+        or list(explain_terms(where, before, ours, theirs))
         or list(explain_attention(where, before, given, ours, theirs, fit.left_over(ours, theirs)))
     )

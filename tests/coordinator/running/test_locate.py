@@ -99,8 +99,9 @@ def test_what_the_code_that_is_to_blame_had_before_is_known() -> None:
         located = find_in(torch, paddle, *paths)
         assert located is not None
         inside = ["attn.q", "attn.k"] if changed == "attn.out@input" else ["attn.q", "attn.k", "attn.out"]
-        assert [name for name, _ in located.agreed] == inside and [name for name, _ in located.given] == ["mask"]
-        assert np.array_equal(located.agreed[1][1], torch["attn.k"])
+        assert [name for name, _ in located.agreed] == ["what goes into attn", *inside]
+        assert [name for name, _ in located.given] == ["mask"]
+        assert np.array_equal(located.agreed[2][1], torch["attn.k"])
 
 
 def test_the_outermost_input_that_differs_counts() -> None:

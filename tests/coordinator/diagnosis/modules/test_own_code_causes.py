@@ -1,4 +1,4 @@
-"""What a module's own code makes of outputs that agree: gated products, attention, one vector of many."""
+"""What a module's own code makes of outputs that agree: gated products, attention, one vector of many, sums."""
 
 from __future__ import annotations
 
@@ -136,3 +136,51 @@ def test_code_is_explained_by_the_formula_that_fits_it() -> None:
     x = RANDOM.normal(size=(4, 7, 8))
     assert [cause.code for cause in explain_own_code("a", [("n", x)], {}, x[:, 0], x.mean(1))] == ["pooling"]
     assert explain_own_code("a", [ids], {}, ours, theirs) == []
+
+
+GIVEN, ATTENDED, SCALE = (
+    float32(RANDOM.normal(size=shape)) for shape in ((2, LENGTH, WIDTH), (2, LENGTH, WIDTH), (WIDTH,))
+)
+TERMS = [("what goes into block", GIVEN), ("block.attention", ATTENDED)]
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "code", "said"),
+    [
+        (GIVEN + ATTENDED, ATTENDED, "term_missing", "paddle's is torch's without what goes into block"),
+        (ATTENDED, GIVEN + ATTENDED, "term_added", "paddle's is torch's plus what goes into block"),
+        (GIVEN + 1e-5 * ATTENDED, GIVEN + ATTENDED, "term_added", "paddle's is torch's plus block.attention"),
+        (GIVEN + ATTENDED, GIVEN + 0.5 * ATTENDED, "term_scaled", "torch's minus 0.5 times block.attention"),
+        (GIVEN + SCALE * ATTENDED, GIVEN + ATTENDED, "term_scaled", "torch's plus block.attention times a weight for each channel"),
+        (GIVEN * 5.0 + ATTENDED[0], GIVEN + ATTENDED[0], "term_scaled", "torch's minus 4 times what goes into block"),
+    ],
+)
+def test_the_term_of_a_sum_by_which_both_sides_differ_is_named(
+    torch: np.ndarray, paddle: np.ndarray, code: str, said: str
+) -> None:
+    (cause,) = explain_own_code("block", TERMS, {}, torch.astype(np.float32), paddle.astype(np.float32))
+    assert cause.code == code and cause.evidence.startswith("block: ") and said in cause.evidence, cause
+    assert "of the paddle model" in cause.fix
+
+
+def test_a_term_that_every_sample_shares_is_found_in_its_sum() -> None:
+    positions = [("positions", GIVEN[0])]
+    (cause,) = explain_own_code("embed", positions, {}, (ATTENDED + GIVEN[0]).astype(np.float32), ATTENDED.astype(np.float32))
+    assert cause.code == "term_missing" and cause.evidence == "embed: paddle's is torch's without positions"
+
+
+@pytest.mark.parametrize(
+    ("agreed", "torch", "paddle"),
+    [
+        (TERMS, GIVEN, GIVEN + ATTENDED * GIVEN),
+        (TERMS, GIVEN, GIVEN + float32(RANDOM.normal(size=GIVEN.shape)) * 0.1),
+        ([("block.one", GIVEN[:, :1, :1])], GIVEN, GIVEN * 1.5),
+        ([("block.short", GIVEN[0, 0, :8])], GIVEN[0, 0, :8], GIVEN[0, 0, :8] * 1.5),
+        ([("block.zero", np.zeros_like(GIVEN))], GIVEN, ATTENDED),
+    ],
+    ids=["a product", "noise", "another shape", "a few elements", "nothing"],
+)
+def test_no_term_is_named_that_leaves_anything_over(
+    agreed: list[tuple[str, np.ndarray]], torch: np.ndarray, paddle: np.ndarray
+) -> None:
+    assert explain_own_code("block", agreed, {}, torch.astype(np.float32), paddle.astype(np.float32)) == []
