@@ -71,6 +71,7 @@ def explain_activation(
     causes = list(_dropout(where, torch_module, paddle_module, ours, theirs, noise))
     causes.extend(explain_precision(where, torch_output, paddle_output))
     if inputs is not None:
+        causes.extend(_batch_first(where, torch_module, paddle_module, inputs))
         causes.extend(_function(where, inputs, ours, theirs))
         causes.extend(_softmax(where, inputs, ours, theirs))
         causes.extend(explain_norm(where, torch_module, paddle_module, inputs, ours, theirs, before))
@@ -186,6 +187,23 @@ def _function(where: str, inputs: Array, ours: Array, theirs: Array) -> Iterator
         )
         fix = f"negative_slope={number(slopes[0])} in paddle.nn.LeakyReLU(...) of {where}"
         yield Cause(Category.FORWARD, "negative_slope", 0.97, evidence, fix)
+
+
+def _batch_first(where: str, torch: ModuleSpec, paddle: ModuleSpec, inputs: Array) -> Iterator[Cause]:
+    """Find a layer of sequences that is given the same array on both sides and takes another axis of it for the batch."""
+    first = torch.hyperparameters.get("batch_first"), paddle.hyperparameters.get("batch_first")
+    if inputs.ndim != 3 or not all(isinstance(each, bool) for each in first) or first[0] == first[1]:
+        return
+    axes = [1 - int(bool(each)) for each in first]
+    evidence = (
+        f"{where}: both sides are given the same array of shape {inputs.shape}; torch's {torch.type} takes its axis {axes[0]} for "
+        f"the batch, paddle's takes axis {axes[1]}"
+    )
+    fix = (
+        f"exchange the first two axes of what goes into {where} of the paddle model and of what comes out, or give both layers "
+        "the batch first: batch_first=True in torch, time_major=False in paddle's recurrent layers"
+    )
+    yield Cause(Category.FORWARD, "batch_first", 0.97, evidence, fix)
 
 
 def _once_more(where: str, ours: Array, theirs: Array) -> Iterator[Cause]:

@@ -66,6 +66,8 @@ _WHAT: Mapping[str, str] = {
     "base": "base of the rotary positions",
     "scale": "factor of the scores",
     "mask": "mask",
+    "softmax": "softmax of the scores",
+    "fused": "layout of the one projection",
 }
 
 _WORDS: Mapping[tuple[str, Any], str] = {
@@ -79,6 +81,11 @@ _WORDS: Mapping[tuple[str, Any], str] = {
     ("scale", "head"): "1 / sqrt(width of a head)",
     ("scale", "model"): "1 / sqrt(width of all heads)",
     ("scale", "none"): "1",
+    ("softmax", "keys"): "over the keys (the last axis)",
+    ("softmax", "queries"): "over the queries",
+    ("fused", "thirds"): "query, key and value of all heads one after the other ([3, heads, width])",
+    ("fused", "heads"): "query, key and value of each head together ([heads, 3, width])",
+    ("fused", "numbers"): "query, key and value number by number ([heads, width, 3])",
 }
 
 

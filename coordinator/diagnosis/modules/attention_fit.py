@@ -17,6 +17,8 @@ from stepalign.coordinator.diagnosis.array_fit import Array
 
 _QUERIES = 12
 _LONGEST = 4096
+_SHORT = 512
+"""For a softmax over the queries all of them are needed."""
 _BASES = (1e4, 5e5, 1e6, 1e5, 1e3, 2e4, 5e4, 2e5, 2e6, 1e7)
 _TORCH_BASES = 4
 """Of that many bases torch's own is looked for with every other choice."""
@@ -31,6 +33,8 @@ class Formula:
 
     order: which projection is query, key and value. groups: heads that have keys of their own, in which the key heads are
     repeated each (``interleaved``) or as a whole (``tiled``). rotary: pairs are the two halves of a head or neighbours.
+    softmax: over which axis the scores sum to one. fused: how one projection holds all three, ``heads`` if query, key and
+    value of each head stand together.
     """
 
     heads: int
@@ -43,10 +47,14 @@ class Formula:
     base: float = 0.0
     scale: str = "head"
     mask: str = "none"
+    softmax: str = "keys"
+    fused: str = "thirds"
 
 
 def compute(formula: Formula, projections: Sequence[Array], masks: Masks, queries: Array) -> Array | None:
     """Return the output of some queries, [queries, width], of projections [length, width]; None where sizes do not fit."""
+    if formula.fused != "thirds":
+        projections = _of_each_head(projections, formula.heads, formula.fused)
     q, k, v = (projections[place] for place in formula.order)
     length, size = q.shape[0], q.shape[1] // formula.heads
     if k.shape[1] != formula.groups * size or v.shape[1] != k.shape[1]:
@@ -62,12 +70,23 @@ def compute(formula: Formula, projections: Sequence[Array], masks: Masks, querie
     else:
         k, v = np.tile(k, (times, 1, 1)), np.tile(v, (times, 1, 1))
     scale = {"head": size**-0.5, "model": (size * formula.heads) ** -0.5, "none": 1.0}[formula.scale]
-    scores = q[:, queries] @ k.swapaxes(1, 2) * scale
+    along, asked = (-1, queries) if formula.softmax == "keys" else (-2, np.arange(length))
+    scores = q[:, asked] @ k.swapaxes(1, 2) * scale
     if formula.mask != "none":
-        scores = scores + np.broadcast_to(masks[formula.mask], (formula.heads, length, length))[:, queries]
-    scores = np.exp(scores - np.max(scores, axis=-1, keepdims=True))
-    output = scores / np.sum(scores, axis=-1, keepdims=True) @ v
+        scores = scores + np.broadcast_to(masks[formula.mask], (formula.heads, length, length))[:, asked]
+    scores = np.exp(scores - np.max(scores, axis=along, keepdims=True))
+    weights = scores / np.sum(scores, axis=along, keepdims=True)
+    output = (weights if formula.softmax == "keys" else weights[:, queries]) @ v
     return np.asarray(output.swapaxes(0, 1).reshape(len(queries), -1))
+
+
+def _of_each_head(projections: Sequence[Array], heads: int, fused: str) -> Sequence[Array]:
+    """Return query, key and value as they are where one projection holds them head by head, or number by number."""
+    whole = np.concatenate(projections, axis=1)
+    length = whole.shape[0]
+    shape, axis = ((length, heads, 3, -1), 2) if fused == "heads" else ((length, -1, 3), 2)
+    parts = whole.reshape(shape)
+    return [np.take(parts, place, axis).reshape(length, -1) for place in range(3)]
 
 
 def _rotate(x: Array, angle: Array, pairs: str) -> Array:
@@ -160,7 +179,12 @@ def _changed(
         "mask": [{"mask": name} for name in ("none", *known)],
         "order": [{"order": order} for order in ((0, 2, 1), (1, 0, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1))],
         "scale": [{"scale": scale} for scale in ("head", "model", "none")],
+        "fused": [{"fused": fused} for fused in ("thirds", "heads", "numbers")],
     }
+    if projections[0].shape[0] <= _SHORT:
+        choices["softmax"] = [{"softmax": axis} for axis in ("keys", "queries")]
+    if torch.groups != torch.heads:
+        del choices["fused"]
     if torch.groups < torch.heads:
         choices["repeated"] = [{"repeated": how} for how in ("interleaved", "tiled")]
     if number == 1:

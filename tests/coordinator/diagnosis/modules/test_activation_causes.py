@@ -350,3 +350,14 @@ def test_a_function_that_one_side_applies_to_the_others_output_is_named() -> Non
 def test_small_numbers_are_no_function_of_themselves() -> None:
     small = 1e-3 * X
     assert "activation_function" not in {cause.code for cause in explain("Model", small, small * (1 + 1e-4 * X))}
+
+
+@pytest.mark.parametrize(("kind", "batch"), [("MultiheadAttention", (0, 1)), ("LSTM", (1, 0))])
+def test_a_layer_that_takes_another_axis_for_the_batch_is_told(kind: str, batch: tuple[int, int]) -> None:
+    torch, paddle = (module("block.m", kind, batch_first=axis == 0) for axis in batch)
+    other = RANDOM.normal(size=X.shape).astype(np.float32)
+    causes = explain_activation(torch, paddle, X, other, X, X)
+    assert causes[0].code == "batch_first"
+    assert f"torch's {kind} takes its axis {batch[0]} for the batch, paddle's takes axis {batch[1]}" in causes[0].evidence
+    assert first(kind, X, other, X, batch_first=True) != "batch_first"
+    assert "batch_first" not in [cause.code for cause in explain_activation(torch, paddle, X, other)]

@@ -53,6 +53,7 @@ def output(formula: Formula, agreed: list[tuple[str, np.ndarray]]) -> np.ndarray
         ({"scale": "none"}, "factor of the scores: 1 / sqrt(width of a head) in torch, 1 in paddle"),
         ({"order": (0, 2, 1)}, "query, key and value: a.q_proj, a.k_proj, a.v_proj in torch, a.q_proj, a.v_proj, a.k_proj in"),
         ({"heads": 8, "groups": 4}, "heads: 4 in torch, 8 in paddle"),
+        ({"softmax": "queries"}, "softmax of the scores: over the keys (the last axis) in torch, over the queries in"),
     ],
 )
 def test_the_choice_by_which_attention_differs_is_named(changes: dict[str, object], said: str) -> None:
@@ -136,6 +137,20 @@ def test_code_is_explained_by_the_formula_that_fits_it() -> None:
     x = RANDOM.normal(size=(4, 7, 8))
     assert [cause.code for cause in explain_own_code("a", [("n", x)], {}, x[:, 0], x.mean(1))] == ["pooling"]
     assert explain_own_code("a", [ids], {}, ours, theirs) == []
+
+
+@pytest.mark.parametrize(
+    ("fused", "said"), [("heads", "value of each head together ([heads, 3, width]) in paddle"), ("numbers", "number by number")]
+)
+def test_another_layout_of_one_projection_for_all_three_is_told(fused: str, said: str) -> None:
+    agreed = [("attn.qkv", float32(RANDOM.normal(size=(2, LENGTH, 3 * WIDTH))))]
+    plain = Formula(4, 4)
+    thirds = [(str(place), array) for place, array in enumerate(np.split(agreed[0][1], 3, axis=2))]
+    ours, theirs = output(plain, thirds), output(replace(plain, fused=fused), thirds)
+    causes = explain_own_code("attn", agreed, {}, ours.astype(np.float32), theirs.astype(np.float32))
+    assert [cause.code for cause in causes] == ["attention_formula"]
+    assert "layout of the one projection: query, key and value of all heads one after the other" in causes[0].evidence
+    assert said in causes[0].evidence
 
 
 GIVEN, ATTENDED, SCALE = (
