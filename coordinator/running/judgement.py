@@ -11,6 +11,7 @@ from stepalign.coordinator.diagnosis.loss.loss_formula import softmax_clipping
 from stepalign.coordinator.diagnosis.ranking import rank
 from stepalign.coordinator.processes.switchboard import Interrupted
 from stepalign.coordinator.results.result import FirstDivergence
+from stepalign.coordinator.running.carried_statistics import follows_from_statistics
 from stepalign.coordinator.running.clipped_loss import clipping_warning, first_beyond_clipping
 from stepalign.coordinator.running.continuing import fetch_lost_steps
 from stepalign.coordinator.running.first_difference import Located
@@ -34,6 +35,7 @@ def judge_run(run: Run, watcher: Watcher) -> None:
         fetch_lost_steps(run, watcher)  # for the diagnosis, and for what the report shows of the first failure
     if failure is not None:
         failure = first_in_gap(run, failure, watcher)
+    if failure is not None and not follows_from_statistics(run, failure, watcher):
         located = None
         if (
             failure.kind in ("loss", "gradient")

@@ -21,6 +21,7 @@ from stepalign.coordinator.results.records import StepsLog
 from stepalign.coordinator.running.built_buffers import compare_built, told_buffers
 from stepalign.coordinator.running.checkpoints import Keeper
 from stepalign.coordinator.running.continuing import KeptParts, check_sides, why_never_kept
+from stepalign.coordinator.running.left_out import trained_though_left_out
 from stepalign.coordinator.running.recorder import Recorder
 from stepalign.coordinator.running.repeated_log import RepeatedLog
 from stepalign.coordinator.running.run_state import Run, Watcher
@@ -40,6 +41,7 @@ def run_steps(run: Run, session: Session, log: StepsLog, watcher: Watcher) -> No
     assert run.batches is not None
     torch, paddle = session.declarations["torch"], session.declarations["paddle"]
     run.warnings += unused_patterns(torch.tensors, paddle.tensors, case.file.weights)
+    run.warnings += trained_though_left_out(session.names, session.declarations)
     run.warnings += compare_settings(session.facts["torch"], session.facts["paddle"])
     run.findings = compare_declarations(
         torch,

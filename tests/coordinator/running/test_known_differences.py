@@ -51,6 +51,14 @@ def test_the_biased_batch_variance_names_the_number_of_elements_and_counts_when_
     assert strict.result["first_divergence"]["kind"] == "buffer"
 
 
+def test_what_a_teacher_in_evaluation_mode_carries_of_the_biased_variance_is_no_fault_and_hides_none(tmp_path: Path) -> None:
+    ended = _run_port("averaged_teacher_in_eval", tmp_path)
+    assert ended.code == 0, json.dumps(ended.result.get("first_divergence"))
+    assert any("average.bn1, average.bn2 normalises in evaluation mode" in warning for warning in ended.result["warnings"])
+    wrong = _run_port("averaged_ramp_length", tmp_path)
+    assert wrong.code == 1 and wrong.result["first_divergence"]["step"] == 1
+
+
 @pytest.mark.parametrize(
     ("torch", "paddle", "code"),
     [

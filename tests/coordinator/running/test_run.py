@@ -376,6 +376,7 @@ def test_a_weight_that_is_ignored_does_not_make_a_side_look_random(tmp_path: Pat
     assert ended.result["causes"][0]["category"] == "forward"
     assert not any(cause["category"] == "randomness" for cause in ended.result["causes"])
     assert any("'no_such_name' fits no tensor" in warning for warning in ended.result["warnings"])
+    assert any("that train: gain in torch and gain in paddle; neither" in warning for warning in ended.result["warnings"])
 
 
 def test_a_bare_key_near_one_of_the_case_is_not_taken_for_an_option(tmp_path: Path) -> None:

@@ -39,11 +39,26 @@ class Net(nn.Layer):
             parameter.stop_gradient = o.get("average_frozen", True) or parameter.stop_gradient
         self.predictor = nn.Linear(8, 8)
         self.head = nn.Linear(8, 4)
+        self.calls = 0
 
     def train(self):
         super().train()
         if self.o.get("target", "train") != "train":
             self.average.eval()
+
+    def target(self, view):
+        if self.o.get("target_of", "average") == "average":
+            return self.average(view)
+        self.online.eval()
+        output = self.online(view)
+        self.online.train()
+        return output
+
+    def ramp(self):
+        """Return the weight of the consistency: it grows over the first ``ramp`` steps."""
+        weight = min(1.0, (self.calls + 1) / (self.o.get("ramp", 0) + 1))
+        self.calls += self.o.get("ramp_step", 1)
+        return weight
 
     @paddle.no_grad()
     def update_average(self):
@@ -78,9 +93,10 @@ def build(case):
         value = F.cross_entropy(model.head(features), batch["y"])
         if o.get("target", "train") == "none":
             return value
-        target = F.normalize(model.average(batch["view"]), axis=1)
+        target = F.normalize(model.target(batch["view"]), axis=1)
         target = target.detach() if o.get("detach_target", True) else target
-        return value + (2 - 2 * (F.normalize(model.predictor(features), axis=1) * target).sum(1)).mean()
+        consistency = (2 - 2 * (F.normalize(model.predictor(features), axis=1) * target).sum(1)).mean()
+        return value + model.ramp() * consistency
 
     result = training(o, model, loss)
     if o.get("average_when", "after") == "after":

@@ -36,12 +36,19 @@ class Net(nn.Module):
         self.average.requires_grad_(not o.get("average_frozen", True))
         self.predictor = nn.Linear(8, 8)
         self.head = nn.Linear(8, 4)
+        self.calls = 0
 
     def train(self, mode=True):
         super().train(mode)
         if self.o.get("target", "train") != "train":
             self.average.eval()
         return self
+
+    def ramp(self):
+        """Return the weight of the consistency: it grows over the first ``ramp`` steps."""
+        weight = min(1.0, (self.calls + 1) / (self.o.get("ramp", 0) + 1))
+        self.calls += self.o.get("ramp_step", 1)
+        return weight
 
     @torch.no_grad()
     def update_average(self):
@@ -65,7 +72,8 @@ def build(case):
         if o.get("target", "train") == "none":
             return value
         target = F.normalize(model.average(batch["view"]), dim=1).detach()
-        return value + (2 - 2 * (F.normalize(model.predictor(features), dim=1) * target).sum(1)).mean()
+        consistency = (2 - 2 * (F.normalize(model.predictor(features), dim=1) * target).sum(1)).mean()
+        return value + model.ramp() * consistency
 
     result = training(o, model, loss)
     if o.get("average_when", "after") == "after":
