@@ -27,6 +27,7 @@ from stepalign.coordinator.diagnosis.numbers import (
 )
 from stepalign.coordinator.diagnosis.place_causes import (
     as_data,
+    other_calls,
     random_forward,
     silent_output,
     unexplained,
@@ -172,7 +173,9 @@ def _from_weights(evidence: Evidence) -> List[Cause]:
 
 def _from_forward_and_backward(evidence: Evidence, failure: Comparison, located: Optional[Located]) -> List[Cause]:
     if located is not None and located.loss_site is not None:
-        return _from_chance(evidence, located) + _from_loss(evidence, failure, located.loss_site)
+        causes = _from_chance(evidence, located) + _from_loss(evidence, failure, located.loss_site)
+        unknown = located.calls and not any(cause.confidence >= _SETTLED for cause in causes)
+        return [*causes, other_calls(located)] if unknown else causes
     causes = [] if located is None or located.first is not None else _from_chance(evidence, located)
     if located is not None and located.first is not None:
         causes += _from_module(evidence, located)

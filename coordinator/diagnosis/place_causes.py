@@ -6,7 +6,10 @@ from typing import Optional
 
 from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.diagnosis.cause import Category, Cause
+from stepalign.coordinator.diagnosis.wording import count, names
 from stepalign.coordinator.running.first_difference import Located, shown_path
+
+_CALLS_SHOWN = 3
 
 
 def silent_output(located: Located) -> Cause:
@@ -19,6 +22,27 @@ def silent_output(located: Located) -> Cause:
         return Cause(Category.BACKWARD, "detached", 0.93, where, fix)
     fix = f"stop the gradient at {output} in the paddle script as torch does: .detach() or paddle.no_grad()"
     return Cause(Category.BACKWARD, "not_detached", 0.93, where, fix)
+
+
+def other_calls(located: Located) -> Cause:
+    """Return that the sides call their modules unequally often: for sure where one is called in another's stead.
+
+    A module that one side alone calls may stand for a function on the other: an output layer for a product with its weight.
+    """
+    instead = {torch > paddle for _, (torch, paddle) in located.calls} == {True, False}
+    said = [f"{path} is called {_times(torch)} in torch and {_times(paddle)} in paddle" for path, (torch, paddle) in located.calls]
+    more = f" and {count(len(said) - _CALLS_SHOWN, 'other module')} unequally often" if len(said) > _CALLS_SHOWN else ""
+    return Cause(
+        Category.FORWARD,
+        "module_calls",
+        0.8 if instead else 0.4,
+        f"in one step {'; '.join(said[:_CALLS_SHOWN])}{more}",
+        f"call {names(path for path, _ in located.calls)} in paddle as often as torch does, with what torch gives",
+    )
+
+
+def _times(number_of_calls: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(number_of_calls, f"{number_of_calls} times")
 
 
 def random_forward(located: Located) -> Cause:

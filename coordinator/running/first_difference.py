@@ -56,7 +56,8 @@ class Located:
     outputs, in order, as far as they agree; ``given`` the further arguments of its call that agree.
 
     ``updated`` is torch's path of the module that differs first after an optimizer's update in the same step; None where
-    none lies before what differs. ``random_sides`` are those that draw random numbers in the step.
+    none lies before what differs. ``calls`` are modules that the sides called unequally often, with both counts.
+    ``random_sides`` are those that draw random numbers in the step.
     """
 
     first: Optional[Comparison]
@@ -78,6 +79,7 @@ class Located:
     given: Tuple[Tuple[str, np.ndarray], ...] = ()
     further: Tuple[Tuple[str, np.ndarray], ...] = ()
     updated: Optional[str] = None
+    calls: Tuple[Tuple[str, Tuple[int, int]], ...] = ()
     random_sides: Tuple[str, ...] = ()
 
     @property

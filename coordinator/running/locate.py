@@ -18,6 +18,7 @@ from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.diagnosis.loss.loss_formula import LossSite, loss_outputs
 from stepalign.coordinator.running.activation_names import ROOT, call_of, partner
 from stepalign.coordinator.running.first_difference import Located, find_first
+from stepalign.coordinator.running.module_calls import unlike_calls
 from stepalign.coordinator.running.randomness import random_sides
 from stepalign.coordinator.running.replay import owning_sides, replay_steps
 from stepalign.coordinator.sessions.members import Crew
@@ -49,7 +50,8 @@ def locate(
     found = find_first(case, names, torch, paddle, step)
     random = random_sides(pair, replayed.repetitions, owning_sides(case))
     if failure.kind == "loss" and (found is None or (found.backward and not found.updated) or is_loss(found, pair)):
-        return Located(first=None, loss_site=_loss_site(pair, names, batches), random_sides=random)
+        calls = unlike_calls(names, torch, paddle)
+        return Located(first=None, loss_site=_loss_site(pair, names, batches), calls=calls, random_sides=random)
     return None if found is None else replace(found, random_sides=random)
 
 
