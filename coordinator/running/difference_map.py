@@ -35,7 +35,8 @@ class DifferenceMap:
     def note(self, judgement: StepJudgement) -> None:
         """Take one step's comparisons; one that was taken before is replaced."""
         step = judgement.step
-        if self._first_failure < 0 and any(not item.passed for item in judgement.comparisons):
+        earliest = self._first_failure < 0 or step < self._first_failure  # steps that are repeated (`gap`) come late
+        if earliest and any(not item.passed for item in judgement.comparisons):
             self._first_failure = step
         if not self._wants(step):
             return

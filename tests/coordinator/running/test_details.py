@@ -82,6 +82,16 @@ def test_the_map_of_a_long_run_of_a_large_model_stays_bounded() -> None:
     assert len(table.to_plain()["rows"]) == MAX_TENSORS and table.left_out == 10
 
 
+def test_the_steps_around_a_first_failure_that_is_found_when_steps_are_repeated_stay() -> None:
+    table = DifferenceMap()
+    for step in range(5000):
+        table.note(_judgement(step, 2, passed=step < 4001))
+    for step in range(3981, 4001):
+        table.note(_judgement(step, 2, passed=step < 3985))
+    steps = table.to_plain()["steps"]
+    assert set(range(3985, 3993)) <= set(steps) and len(steps) <= MAX_STEPS
+
+
 def test_a_cell_of_the_map_takes_eight_bytes_and_little_more() -> None:
     steps = [_judgement(step, 300, passed=True) for step in range(100)]
     table = DifferenceMap()

@@ -12,9 +12,10 @@ from typing import Any, Optional
 import numpy as np
 import pytest
 
-from stepalign.coordinator.cases.case import Case, CaseFile, DataSection, SideSection, WeightsSection
+from stepalign.coordinator.cases.case import Case, CaseFile, CompareSection, DataSection, SideSection, WeightsSection
 from stepalign.coordinator.cases.collection import EVERY, Collection
 from stepalign.coordinator.comparison.comparison import Comparison
+from stepalign.coordinator.comparison.judge import StepJudge
 from stepalign.coordinator.processes.switchboard import Interrupted
 from stepalign.coordinator.running import gap
 from stepalign.coordinator.running.gap import first_in_gap
@@ -135,6 +136,33 @@ def test_the_first_of_the_steps_that_were_not_whole_to_fail_is_found_with_what_i
     assert stage.run.warnings == []
 
 
+def test_the_whole_step_before_the_gap_is_kept_as_what_the_first_update_in_it_starts_from(stage: Stage) -> None:
+    stage.wrong("gradient", EVERY + 1)
+    stage.wrong("gradient", STEPS - 1)
+    found = stage.found(stage.finish())
+    assert (found.step, stage.run.compared["repeated steps"][:8]) == (EVERY + 1, "21 to 25")
+    assert {EVERY, EVERY + 1} < set(stage.run.record.pairs)
+
+
+def test_the_map_of_differences_has_what_the_repeated_steps_show(stage: Stage) -> None:
+    stage.wrong("gradient", 8)
+    stage.wrong("gradient", EVERY)
+    failure = stage.finish()
+
+    def level(step: int) -> Optional[float]:
+        table = stage.run.record.map.to_plain()
+        row = table["rows"].index(["gradient", "fc.weight", "fc.weight"])
+        found: Optional[float] = table["levels"][row][table["steps"].index(step)]
+        return found
+
+    before = [level(step) for step in (2, EVERY)]
+    assert (level(7), level(8)) == (None, None)
+    stage.found(failure)
+    shown = level(7), level(8)
+    assert shown[0] is not None and shown[1] is not None and shown[0] < 0 < shown[1]
+    assert [level(step) for step in (2, EVERY)] == before
+
+
 def test_the_steps_are_repeated_as_the_run_made_them_up_to_the_failure_with_whole_tensors_in_the_gap(stage: Stage) -> None:
     assert stage.run.collection is not None and stage.run.plan is not None
     kinds = stage.run.collection.kinds
@@ -145,6 +173,23 @@ def test_the_steps_are_repeated_as_the_run_made_them_up_to_the_failure_with_whol
     assert (plan.first, plan.last, plan.resync, plan.keeping) == (0, EVERY + 1, 7, None)
     assert [set(plan.kinds(step)) for step in (2, 3, EVERY - 1)] == [{*KINDS, "used_gradient", "activation"}] * 3
     assert set(plan.kinds(EVERY + 2)) == {"activation"}
+
+
+def test_the_sides_of_repeated_steps_are_judged_as_resynchronised_where_the_runs_were(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[StepJudge] = []
+    original = StepJudge.resynchronised
+
+    def note(judge: StepJudge) -> None:
+        judged.append(judge)
+        original(judge)
+
+    monkeypatch.setattr(StepJudge, "resynchronised", note)
+    stage.run.case = replace(CASE, file=replace(CASE.file, compare=CompareSection(resync=7)))
+    stage.wrong("parameter", EVERY)
+    stage.found(stage.finish())
+    assert len(judged) == 3  # after steps 6, 13 and 20
 
 
 def test_a_failure_that_nothing_came_before_stays_what_it_is_and_its_step_is_the_judged_one(stage: Stage) -> None:
