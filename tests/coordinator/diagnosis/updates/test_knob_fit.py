@@ -94,6 +94,20 @@ def test_records_of_other_steps_are_kept_apart_whether_their_state_counts_them_o
     assert len(sampled([replace(cases[0], records=ahead), *cases[1:]]).joined) == 2 * 3
 
 
+def test_records_of_other_slots_or_dtypes_are_kept_apart() -> None:
+    cases = [case for case in cases_of(Port("Adam", {}, {})) if case.name != "norm.bias"]
+    first = cases[0]
+    fewer = (
+        replace(r, state_before={k: v for k, v in r.state_before.items() if k != "moment2"}) for r in first.records[1:]
+    )
+    wider = (
+        replace(r, state_before={k: v.astype(np.float64) if v.ndim else v for k, v in r.state_before.items()})
+        for r in first.records[1:]
+    )
+    for records in (fewer, wider):
+        assert len(sampled([replace(first, records=(first.records[0], *records)), *cases[1:]]).joined) == 3 + 2
+
+
 def knob(name: str, port: Port) -> Knob:
     return next(found for found in knobs(port.rule, port.torch, [0.01]) if found.name == name)
 
@@ -106,6 +120,7 @@ def knob(name: str, port: Port) -> Knob:
         (Port("SGD", {}, {"weight_decay": -0.02}, lr=0.1), "weight_decay", -0.02),
         (Port("Adam", {}, {"beta2": 0.99}), "beta2", 1.0 - 0.01),
         (Port("Adam", {}, {"beta1": 0.873}), "beta1", 1.0 - 0.127),
+        (Port("Adam", {}, {"beta2": 0.99985}), "beta2", 1.0 - 1.5e-4),
         (Port("Adam", {}, {"beta1": 0.0}), "beta1", 0.0),
         (Port("Adam", {}, {"eps": 3e-8}, dtype="float64"), "eps", 3e-8),
         (Port("AdamW", {}, {"_rate": 0.37}), "_rate", 0.37),
@@ -115,7 +130,7 @@ def knob(name: str, port: Port) -> Knob:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_value_that_fits_is_found_as_it_was_written(port: Port, name: str, value: float) -> None:
-    assert solve(knob(name, port), cases_of(port)) == pytest.approx(value, rel=1e-12, abs=0.0)
+    assert solve(knob(name, port), cases_of(port)) == pytest.approx(value, rel=1e-14, abs=0.0)
 
 
 def test_a_value_with_more_digits_than_anybody_writes_is_found_as_it_is() -> None:
@@ -125,6 +140,16 @@ def test_a_value_with_more_digits_than_anybody_writes_is_found_as_it_is() -> Non
 
 def test_a_value_is_found_though_another_mistake_spoils_some_parameters() -> None:
     port = Port("Adam", {}, {"beta2": 0.99}, own={"fc.weight": {"beta2": 0.99, "_rate": 3.0}})
+    assert solve(knob("beta2", port), cases_of(port)) == pytest.approx(0.99, rel=1e-12)
+
+
+def test_the_value_of_most_is_found_and_not_one_between_it_and_that_of_the_others() -> None:
+    port = Port("AdamW", {"weight_decay": 0.01}, {"weight_decay": 0.0137}, own={"fc.weight": {"weight_decay": 0.3}})
+    assert solve(knob("weight_decay", port), cases_of(port)) == pytest.approx(0.0137, rel=1e-12)
+
+
+def test_a_value_is_a_round_one_where_another_mistake_spoils_every_parameter() -> None:
+    port = Port("Adam", {}, {"beta2": 0.99, "weight_decay": 1e-4})
     assert solve(knob("beta2", port), cases_of(port)) == pytest.approx(0.99, rel=1e-12)
 
 
