@@ -179,6 +179,29 @@ def test_a_parameter_that_stays_is_frozen_in_one_of_three_ways(changes: dict[str
     assert "fc.weight" in cause.evidence
 
 
+def test_a_parameter_that_stays_is_told_though_the_optimizers_rule_is_unknown() -> None:
+    first, *others = simulate(Port("Adam", {}, {}))
+    (cause,) = explain_updates([unmoved(first), *others], {name: {} for name in PARAMETERS}, "Muon")
+    assert cause.code == "not_updated" and "fc.weight" in cause.evidence
+
+
+@pytest.mark.parametrize("spoil", [lambda array: array[:-1], lambda array: np.full_like(array, np.nan)])
+def test_gradients_of_another_shape_or_without_numbers_say_nothing_and_hide_nothing(spoil: Any) -> None:
+    first, *others = simulate(Port("AdamW", DECAY, {"weight_decay": 0.05}))
+    records = tuple(replace(record, gradient=spoil(record.gradient)) for record in first.paddle)
+    (cause,) = explain_updates([replace(first, paddle=records), *others], dict.fromkeys(PARAMETERS, DECAY), "AdamW")
+    assert cause.code == "decay_value" and "on all 5 parameters" in cause.evidence
+
+
+def test_a_mistake_that_some_parameters_cannot_show_is_told_of_them_too() -> None:
+    rates = {name: {**DECAY, "_rate": 3.0} for name in ("fc.weight", "emb.weight")}
+    (cause, *_) = explained(Port("AdamW", DECAY, DECAY, own=rates))
+    assert cause.code == "lr_multiplier" and "it shows on" not in cause.evidence
+    (cause,) = explained(Port("AdamW", DECAY, {"weight_decay": 0.0}, lr=3e-5))
+    assert cause.code == "no_decay" and "on all 6 parameters; it shows on 4 of them" in cause.evidence
+    assert "torch 0.01" in cause.evidence
+
+
 def still(record: UpdateRecord) -> UpdateRecord:
     return replace(record, gradient=None, after=record.before, state_after={})
 

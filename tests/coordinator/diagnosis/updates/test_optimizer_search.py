@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stepalign.coordinator.diagnosis.updates.optimizer_case import FEW_CASES, Case
-from stepalign.coordinator.diagnosis.updates.optimizer_search import Explanation, _joint, explain
+from stepalign.coordinator.diagnosis.updates.optimizer_case import FEW_CASES, Case, worst_of
+from stepalign.coordinator.diagnosis.updates.optimizer_search import Change, Explanation, _joint, _order, explain
 
 from .simulated_port import PARAMETERS, Port, simulate
 
@@ -24,6 +24,11 @@ def cases_of(port: Port, *names: str, prefix: str = "") -> list[Case]:
         for trace in simulate(port)
         if trace.torch_name in (names or PARAMETERS)
     ]
+
+
+def change_of(explanation: Explanation) -> Change:
+    (change,) = explanation.changes
+    return change
 
 
 def shown(groups: Sequence[Sequence[Explanation]]) -> list[tuple[tuple[str, ...], list[tuple[str, Any]]]]:
@@ -68,16 +73,19 @@ def test_of_many_parameters_those_with_one_mistake_are_found_among_those_with_an
 
 
 def test_among_changes_that_fit_alike_the_simpler_leads() -> None:
-    (group,) = explain(cases_of(Port("AdamW", DECAY, {"weight_decay": 0.0}, lr=3e-5)), [0.01], depth=1)
-    assert [change.name for change in group[0].changes] == ["weight_decay"] and group[0].cost == 1.0
-    assert [item.cost for item in group] == sorted(item.cost for item in group)
+    (group,) = explain(cases_of(Port("SGD", {}, {"maximize": True}, lr=0.1), "fc.weight"), [0.0], depth=1)
+    assert [change_of(item).name for item in group[:2]] == ["maximize", "gradient_scale"]
+    assert [item.cost for item in group[:2]] == [1.0, 2.6]
+    better = replace(group[1], worst=0.0)
+    assert sorted((replace(group[0], worst=0.9), better), key=_order)[-1] == better
+    assert sorted((group[0], replace(better, covered=("a", "b"))), key=_order)[0].covered == ("a", "b")
 
 
 def test_the_worst_that_is_left_is_that_of_all_its_parameters() -> None:
     cases = cases_of(Port("AdamW", DECAY, {"weight_decay": 0.0}), "fc.weight", "norm.weight")
-    ((best, *_),) = explain(cases, [0.01], depth=1)
-    alone = [explain([case], [0.01], depth=1)[0][0] for case in cases]
-    assert best.worst == max(item.worst for item in alone if item.changes[0].name == "weight_decay")
+    for given in (cases, cases[::-1]):
+        ((best, *_),) = explain(given, [0.01], depth=1)
+        assert best.worst == max(worst_of(change_of(best).transform(case)) for case in cases) > 0.0
 
 
 def test_coupled_decay_of_another_value_is_one_change_with_its_number() -> None:
