@@ -104,7 +104,7 @@ def test_flags_that_the_port_turns_round_count_for_nothing_where_all_outputs_are
 @pytest.mark.parametrize(
     ("fault", "place", "code", "said"),
     [
-        ("scale", "<model>:2", "forward_differs", "in its own code, as all modules in it agree"),
+        ("scale", "<model>:2", "activation_function", "torch's output is exp of the other side's"),
         ("labels", "<model>@input:y", "input_differs", "in the code of loss(model, batch)"),
         ("own code", "block", "forward_differs", "in its own code after block.lin, or in what else it is given"),
         ("attribute", "block", "module_attribute", "attribute gain is 1 in torch and 1.5 in paddle at block"),
