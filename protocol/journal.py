@@ -1,6 +1,6 @@
 """Results of short steps on their way from a worker to its coordinator, without waking it for each: a pipe that neither waits on.
 
-A record is whole or absent, and stays in the kernel when its writer is killed, so that a finished step is never lost. Each
+A record is whole or absent, and stays in the kernel when its writer is killed, so that a step in it is never lost. Each
 says how many messages its writer had sent before it: read no sooner than those came, records and messages keep their order.
 """
 
