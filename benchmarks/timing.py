@@ -48,9 +48,10 @@ def pythons() -> dict[str, Path]:
 
 
 def run_bare(model: Model, folder: Path, steps: int) -> tuple[dict[str, Stepping], dict[str, float]]:
-    """Train both frameworks at once, each pinned as stepalign pins it; return each side's times, and import and build.
+    """Train both frameworks at once, each pinned as stepalign pins it; return each side's times, and the seconds from its
+    start to the end of its first step.
 
-    ``steps`` 0 builds only, -1 imports only.
+    ``steps`` 0 builds only, -1 imports only: the seconds are those to their end.
     """
     placement = place(
         dict.fromkeys(SIDES, "cpu"), dict.fromkeys(SIDES, False), (), available_cores(), None
@@ -74,8 +75,8 @@ def run_bare(model: Model, folder: Path, steps: int) -> tuple[dict[str, Stepping
         if process.returncode:
             raise RuntimeError(f"the bare {side} loop failed:\n{errors}")
         times = json.loads(output.splitlines()[-1])
-        start_s[side] = times.get("built", times["imported"]) - started
-        if steps > 0:
+        start_s[side] = times["ends"][0] - started if steps > 0 else times.get("built", times["imported"]) - started
+        if steps > 2:
             skipped = skip(steps)
             cpu = (times["cpu"][-1] - times["cpu"][skipped]) / (steps - 1 - skipped)
             found[side] = Stepping(median_gap(times["ends"]), {side: cpu}, times)
@@ -83,8 +84,8 @@ def run_bare(model: Model, folder: Path, steps: int) -> tuple[dict[str, Stepping
 
 
 def run_stepalign(folder: Path, out: Path, *options: str) -> tuple[Stepping, float]:
-    """Run a case by stepalign; return its times, and the seconds from its start to its first step. ``options`` are those of
-    `benchmarks.loops.lockstep`.
+    """Run a case by stepalign; return its times, and the seconds from its start to the end of its first step, when both
+    sides' results were judged. ``options`` are those of `benchmarks.loops.lockstep`.
     """
     started = time.monotonic()
     done = subprocess.run(
@@ -105,7 +106,7 @@ def run_stepalign(folder: Path, out: Path, *options: str) -> tuple[Stepping, flo
     share = {
         name: (late[name] - early[name]) / max(late["step"] - early["step"], 1.0) for name in early if name != "step"
     }
-    return Stepping(median_gap(times["ends"]), share, times), times["first_step"] - started
+    return Stepping(median_gap(times["ends"]), share, times), times["ends"][0] - started
 
 
 def skip(steps: int) -> int:

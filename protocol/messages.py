@@ -18,7 +18,7 @@ import numpy as np
 
 from stepalign.protocol.specs import Declaration, Scalar, SchedulerSpec
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 Named = Dict[str, np.ndarray]
 
@@ -43,6 +43,7 @@ class Configure:
     ``jitter`` moves half of all trainable weights by one ULP before each step: the control that measures rounding
     noise. ``accumulate`` is how many batches one update takes in; more than one only where ``script`` is empty, which
     means that the worker is a command of the user's own. Their arrays are then named ``0/name``, ``1/name``, ...
+    ``give_weights`` has the answer, Ready, come with the weights that were built, which are asked for anyway.
     """
 
     task: Literal["train", "schedule", "optimizer", "construction"]
@@ -59,6 +60,7 @@ class Configure:
     dropout: Literal["own", "shared"] = "own"
     jitter: bool = False
     accumulate: int = 1
+    give_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,11 @@ class WorkerFacts:
 
 @dataclass(frozen=True)
 class Ready:
-    """The script's training is built; this is what it declares."""
+    """The script's training is built; this is what it declares, and its weights, if they are to be given at once."""
 
     facts: WorkerFacts
     declaration: Declaration
+    weights: Named = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

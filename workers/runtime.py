@@ -36,6 +36,7 @@ from stepalign.workers import isolation, jitter
 from stepalign.workers.capture import Capture, Settings
 from stepalign.workers.checkpoint import Checkpoints
 from stepalign.workers.client import Client, StateAccess
+from stepalign.workers.collecting import no_collecting
 from stepalign.workers.construction import serve_construction
 from stepalign.workers.dropout import SharedMasks
 from stepalign.workers.gradient_loop import serve_gradients
@@ -59,7 +60,7 @@ def serve(client: Client, framework: str) -> int:
         while configuration is not None:
             client.status.enter("build")
             prepare(twin, configuration)
-            if configuration.task in ("schedule", "construction"):
+            if configuration.task != "optimizer":
                 twin.defer_compiler()
             if configuration.task == "schedule":
                 _serve_schedule(client, twin, framework, configuration)
@@ -107,7 +108,7 @@ def import_twin(framework: str) -> Any:
     """
     module = isolation.IMPORT_NAMES[framework]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), no_collecting():
             warnings.simplefilter("ignore")
             importlib.import_module(module)
     except Exception as error:
@@ -230,11 +231,17 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
     training = build_training(twin, configuration)
     model, optimizer = training.model, training.optimizer
     facts = facts_of(twin, framework, configuration.device, _scripts(configuration))
-    client.send(messages.Ready(facts, declare(twin, training)))
+
+    def read_weights() -> messages.Named:
+        return {**twin.read_parameters(model, client.room), **twin.read_buffers(model, client.room)}
+
+    client.send(messages.Ready(facts, declare(twin, training), read_weights() if configuration.give_weights else {}))
+    with no_collecting():
+        twin.import_deferred()  # while the other side still builds, and takes the weights in
     checkpoints = Checkpoints(twin, training, client.room)
     client.serve_state(
         StateAccess(
-            read_tensors=lambda: {**twin.read_parameters(model, client.room), **twin.read_buffers(model, client.room)},
+            read_tensors=read_weights,
             write_tensors=lambda arrays: twin.write_tensors(model, arrays),
             write_optimizer_state=lambda arrays: twin.write_optimizer_state(optimizer, model, arrays),
             share_dropout=None if masks is None else lambda places: twin.follow_modules(model, masks, places),

@@ -86,7 +86,6 @@ def main(folder: Path, out: Path, share: float | None = None) -> int:
         json.dumps(
             {
                 "verdict": result.verdict.value,
-                "first_step": phases.get("running", 0.0),
                 "phases": phases,
                 "ends": ends,
                 "cpu": cpu,

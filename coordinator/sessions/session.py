@@ -79,6 +79,8 @@ class Session:
         self._switchboard: Optional[Switchboard] = None
         self._private: Optional[PrivateFolder] = None
         self._meanwhile: Callable[[], None] = lambda: None
+        self._built: Dict[str, Named] = {}
+        """By role, the weights that came with what a side declared, until they are asked for or others are loaded."""
         self.endings: Tuple[str, ...] = ()
         """Once all is over: which workers did not end as they were asked to, though nothing was wanted of them any more."""
         self.facts: Dict[str, messages.WorkerFacts] = {}
@@ -166,6 +168,8 @@ class Session:
             answer = ready[member.role]
             self._take_facts(member, answer.facts)
             self.declarations[member.role] = answer.declaration
+            if answer.weights:
+                self._built[member.role] = answer.weights
 
     def build_schedules(self) -> Dict[str, messages.ScheduleReady]:
         """Have both sides build their optimizer and scheduler alone; after a training, in the same processes."""
@@ -200,6 +204,8 @@ class Session:
 
     def read_weights(self, role: str) -> Named:
         """Return one side's parameters and persistent buffers, by its own names."""
+        if role in self._built:
+            return self._built.pop(role)
         answer = self.switchboard.ask({role: messages.SendWeights()}, messages.Weights, self._weights_s, "weights")
         return dict(answer[role].tensors)
 
@@ -211,6 +217,8 @@ class Session:
         ``tell_replaced``: buffers by role, of which `replaced` is to have what they were before.
         """
         wanted = tell_replaced or {}
+        for role in tensors:
+            self._built.pop(role, None)
         requests = {role: messages.LoadWeights(dict(named), wanted.get(role, ())) for role, named in tensors.items()}
         answers = self.switchboard.ask(requests, messages.WeightsLoaded, self._weights_s, "weights")
         self.replaced = {role: dict(answer.replaced) for role, answer in answers.items()}
@@ -319,7 +327,13 @@ class Session:
             dropout=file.compare.dropout,
             jitter=member.jitter,
             accumulate=file.accumulate,
+            give_weights=task == "train" and member.spec.command is None and member.role in self._origins(),
         )
+
+    def _origins(self) -> Tuple[str, ...]:
+        """Return the roles whose own weights are read before the first step."""
+        roles = tuple(member.role for member in self._members)
+        return {"none": roles, "torch": roles[:1], "paddle": roles[1:]}.get(self._case.file.weights.source, ())
 
     def _take_facts(self, member: Member, facts: messages.WorkerFacts) -> None:
         """Keep a worker's facts; refuse one that is not the side it should be (contract 6.2)."""

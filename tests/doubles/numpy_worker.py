@@ -181,6 +181,7 @@ def train_step(training: Any, batch: Any, capture: Any, enter: Any) -> StepOutco
 TWIN = SimpleNamespace(
     prepare=lambda settings: None,
     defer_compiler=lambda: None,
+    import_deferred=lambda: None,
     version=lambda: np.__version__,
     read_settings=lambda: {"threads": 1},
     check_training=lambda training: None,

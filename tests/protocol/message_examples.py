@@ -52,9 +52,9 @@ EXAMPLES: "tuple[Message, ...]" = (
     messages.Hello(PROTOCOL_VERSION, "torch", "torch", 4242, "3.11.7", "/envs/torch/bin/python"),
     messages.Configure(
         "train", "näme", "/case", "/case/torch_side.py", 10, "eval", "float32", 0, "cpu", 2,
-        {"hidden": 128, "deep": {"list": [1, 2.5, "x", True, None]}}, "own", True,
+        {"hidden": 128, "deep": {"list": [1, 2.5, "x", True, None]}}, "own", True, 1, True,
     ),
-    messages.Ready(FACTS, DECLARATION),
+    messages.Ready(FACTS, DECLARATION, SMALL),
     messages.ScheduleReady(FACTS, None),
     messages.ShareDropout({"layers.0": "place"}),
     messages.DropoutShared(),

@@ -10,7 +10,7 @@ import pytest
 from .in_framework import run_code
 
 CONSTRUCTED = """
-from stepalign.workers.torch_worker.construction import defer_compiler
+from stepalign.workers.torch_worker.construction import defer_compiler, import_deferred
 
 COMPILER = "torch._dynamo"
 
@@ -47,6 +47,19 @@ except ValueError as error:
     print(error)
 """
 
+LATER = """
+from stepalign.workers.torch_worker.construction import defer_compiler, import_deferred
+
+torch = framework
+defer_compiler()
+import_deferred()
+nothing = "torch._dynamo" in sys.modules
+torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+before = "torch._dynamo" in sys.modules
+import_deferred()
+results["seen"] = np.array([nothing, before, "torch._dynamo" in sys.modules])
+"""
+
 
 @pytest.mark.parametrize("first", ["", "import torch._dynamo\n"], ids=["deferred", "imported before"])
 def test_torch_constructs_optimizers_without_its_compiler_until_something_imports_it(
@@ -60,3 +73,11 @@ def test_torch_constructs_optimizers_without_its_compiler_until_something_import
         assert found["same_rates"] and found["rates"].tolist() == [0.1, 0.5]
         np.testing.assert_array_equal(found["trained"], found["usual"])
     assert "some parameters appear in more than one parameter group" in printed
+
+
+def test_torch_imports_its_compiler_later_if_an_optimizer_was_constructed_without_it(
+    torch_python: Path, tmp_path: Path
+) -> None:
+    _, saved = run_code(torch_python, "torch", LATER, tmp_path)
+    with np.load(saved) as found:
+        assert found["seen"].tolist() == [False, False, True]

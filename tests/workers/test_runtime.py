@@ -143,6 +143,17 @@ def test_weights_come_back_as_they_were_loaded(stage: Any, make_case: Any) -> No
     }
 
 
+def test_weights_come_with_what_was_built_where_they_are_wanted_at_once(stage: Any, make_case: Any) -> None:
+    ready = configured(stage, make_case(), give_weights=True)
+    asked = ask(stage, messages.SendWeights(), messages.Weights).tensors
+    assert list(ready.weights) == list(asked) == ["fc.weight", "fc.bias"]
+    assert all(ready.weights[name].tobytes() == array.tobytes() for name, array in asked.items())
+
+
+def test_weights_are_not_sent_before_they_are_asked_for(stage: Any, make_case: Any) -> None:
+    assert configured(stage, make_case()).weights == {}
+
+
 def test_a_schedule_is_read_without_a_model(stage: Any, make_case: Any) -> None:
     configured(stage, make_case(), messages.ScheduleReady, task="schedule")
     rates = ask(stage, messages.ReadRates(7), messages.Rates).rates

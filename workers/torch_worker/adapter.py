@@ -17,6 +17,7 @@ from stepalign.workers.torch_worker.construction import (
     constructed_classes,
     defer_compiler,
     give_gradients,
+    import_deferred,
     sample_model,
 )
 from stepalign.workers.torch_worker.dropout import follow_modules, replace_dropout
@@ -65,6 +66,7 @@ __all__ = [
     "from_numpy",
     "give_gradients",
     "hold_parameters",
+    "import_deferred",
     "join_models",
     "keep_mode",
     "learning_rates",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 from typing import Any, Dict, List, Tuple
@@ -9,6 +10,8 @@ from typing import Any, Dict, List, Tuple
 import torch
 
 _COMPILER = "torch._dynamo"
+_constructed_without: List[str] = []
+"""The optimizers that were constructed without the compiler, which torch would have imported for them."""
 
 
 def defer_compiler() -> None:
@@ -25,11 +28,18 @@ def defer_compiler() -> None:
 
     def add_uncompiled(*arguments: Any, **named: Any) -> Any:
         if _COMPILER not in sys.modules:
+            _constructed_without.append(type(arguments[0]).__name__)
             return add(*arguments, **named)
         vars(add).pop("__dynamo_disable", None)
         return optimizer.add_param_group(*arguments, **named)
 
     vars(add)["__dynamo_disable"] = add_uncompiled
+
+
+def import_deferred() -> None:
+    """Import the compiler if an optimizer was constructed without it: training will want it."""
+    if _constructed_without:
+        importlib.import_module(_COMPILER)
 
 
 def constructed_classes() -> Dict[str, type]:
