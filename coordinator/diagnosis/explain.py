@@ -17,7 +17,7 @@ from stepalign.coordinator.diagnosis.gradients.gradient_flow import explain_flow
 from stepalign.coordinator.diagnosis.gradients.output_gradients import explain_module_gradient
 from stepalign.coordinator.diagnosis.loss.loss_formula import LossSite, explain_loss_formula
 from stepalign.coordinator.diagnosis.modules.input_causes import explain_input
-from stepalign.coordinator.diagnosis.modules.mask_causes import explain_mask
+from stepalign.coordinator.diagnosis.modules.mask_causes import explain_attention_masks, explain_mask
 from stepalign.coordinator.diagnosis.modules.own_code_causes import explain_own_code
 from stepalign.coordinator.diagnosis.numbers import (
     explain_activation,
@@ -243,6 +243,8 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
         given = explain_mask(_given(located), *located.outputs) if located.argument else []
         if at_start and not given:
             given = explain_input(f"{_given(located)}, before anything of the model ran", *located.outputs)
+        if located.container is None:
+            found += explain_attention_masks(shown_path(located.paddle_module), specs[0], specs[1], *located.arguments)
         found += given or explain_activation(specs[0], specs[1], *located.outputs, *(located.inputs or (None, None)))
         if not given:
             code = located.paddle_module if located.container is None else located.paddle_container or ""

@@ -8,7 +8,7 @@ within the step, all this is done for each stretch between two updates: what com
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
@@ -42,8 +42,9 @@ class Located:
     ``module`` and ``paddle_module`` are paths. ``input_agrees`` says whether what went into the module agrees, so that the
     mistake is inside it; None where inputs are not known. ``unlike`` names what else it was given and could not be compared.
     ``outputs`` and ``inputs`` are torch's and paddle's arrays; of inputs, the first tensor. ``last_inside`` is paddle's name
-    of the last output inside the module, all of which agree. ``loss_site`` is there where the loss differs though every
-    module's output agrees. ``last_good`` is the name of what agreed last before.
+    of the last output inside the module, all of which agree. ``arguments`` are what else each side gave the module, by its
+    own names. ``loss_site`` is there where the loss differs though every module's output agrees. ``last_good`` is the name
+    of what agreed last before.
 
     ``backward`` marks a gradient; ``silent`` is then the side where nothing flows back to an output, if that is it.
     ``further`` are torch's gradients of outputs nearer to the loss, by paddle's names, that agree, from the loss back.
@@ -80,6 +81,7 @@ class Located:
     further: Tuple[Tuple[str, np.ndarray], ...] = ()
     updated: Optional[str] = None
     calls: Tuple[Tuple[str, Tuple[int, int]], ...] = ()
+    arguments: Tuple[Named, Named] = field(default_factory=lambda: ({}, {}))
     random_sides: Tuple[str, ...] = ()
 
     @property
@@ -193,7 +195,16 @@ def _located(key: str, record: RecordedStep, good: str) -> Located:
         last_inside=_last_inside(key, record),
         agreed=tuple(_agreed(key, call_of(key), record)),
         given=tuple(_given(call_of(key), record)),
+        arguments=(
+            _arguments(call_of(key), record.torch),
+            _arguments(partner(call_of(key), record.paths), record.paddle),
+        ),
     )
+
+
+def _arguments(call: str, recorded: Named) -> Named:
+    """Return what else a call was given than its first tensor, by the arguments' names."""
+    return {argument_of(key): array for key, array in recorded.items() if argument_of(key) and call_of(key) == call}
 
 
 def _not_compared(call: str, record: RecordedStep) -> Iterator[str]:
