@@ -19,6 +19,7 @@ from stepalign.coordinator.running.gap import first_in_gap
 from stepalign.coordinator.running.locate import locate
 from stepalign.coordinator.running.noise import beyond_noise, describe_noise, measure_noise, steps_ahead, weigh
 from stepalign.coordinator.running.run_state import Run, Watcher
+from stepalign.coordinator.running.turned_weights import explain_by_turning
 from stepalign.coordinator.running.verdict import (
     divergence_of,
 )
@@ -26,6 +27,9 @@ from stepalign.protocol.errors import StepalignError
 
 UPDATED_KINDS = ("gradient", "optimizer_state", "parameter")
 """What an update works on and leaves."""
+
+UNEXPLAINED = 0.5
+"""Where no cause is more certain, a further replay may try one."""
 
 
 def judge_run(run: Run, watcher: Watcher) -> None:
@@ -52,6 +56,8 @@ def judge_run(run: Run, watcher: Watcher) -> None:
         if not _clipped(run, failure, located, watcher):
             run.divergence = divergence_of(_place(failure, located))
             run.causes = explain(_evidence(run), failure, located)
+            if run.causes[0].confidence <= UNEXPLAINED:
+                run.causes = rank([*explain_by_turning(run, located, watcher), *run.causes])
             return
     mattering = [finding for finding in run.findings if finding.matters]
     if mattering:
