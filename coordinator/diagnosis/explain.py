@@ -28,6 +28,7 @@ from stepalign.coordinator.diagnosis.numbers import (
 from stepalign.coordinator.diagnosis.place_causes import (
     as_data,
     other_calls,
+    other_order,
     random_forward,
     silent_output,
     unexplained,
@@ -249,6 +250,7 @@ def _from_module(evidence: Evidence, located: Located) -> List[Cause]:
         if not given:
             code = located.paddle_module if located.container is None else located.paddle_container or ""
             found += explain_own_code(shown_path(code), located.agreed, dict(located.given), *located.outputs)
+            found += other_order(located)
         if at_start:
             found = [as_data(cause) for cause in found] or [as_data(unexplained(located.first, located))]
     if located.backward and located.outputs is not None and not located.silent:

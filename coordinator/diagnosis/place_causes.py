@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import List, Optional
 
 from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.diagnosis.cause import Category, Cause
@@ -39,6 +39,22 @@ def other_calls(located: Located) -> Cause:
         f"in one step {'; '.join(said[:_CALLS_SHOWN])}{more}",
         f"call {names(path for path, _ in located.calls)} in paddle as often as torch does, with what torch gives",
     )
+
+
+def other_order(located: Located) -> List[Cause]:
+    """Return that the code in which the sides part calls its modules in another order; none where it does not."""
+    code, module = shown_path(located.paddle_container or ""), located.paddle_module
+    said = []
+    for sooner, side, other in zip(located.sooner, ("torch", "paddle"), ("paddle", "torch")):
+        first = next((path for path in sooner if not any(path.startswith(f"{outer}.") for outer in sooner)), None)
+        if first is not None:
+            said.append(f"{first} is called before {module} in {side} and after it in {other}")
+    if not said:
+        return []
+    fix = f"call the modules of {code} in torch's order in the paddle model: a norm before or after what it normalises, say"
+    if located.module != module:
+        fix += f"; or pair torch's {located.module} with another module than {module} in [weights] rename"
+    return [Cause(Category.FORWARD, "call_order", 0.8, f"in {code}, {' and '.join(said)}", fix)]
 
 
 def _times(number_of_calls: int) -> str:

@@ -14,10 +14,14 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optio
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement
 from stepalign.coordinator.comparison.measures import Measures
 from stepalign.coordinator.results.result import KnownDifference
+from stepalign.coordinator.running.heap import give_back
 from stepalign.coordinator.running.spill import Place, Spill
 from stepalign.protocol.schema import from_plain, to_plain
 
 UNPACKED_COMPARISONS = 64
+
+_GIVE_BACK_BLOCKS = 16
+"""After so many packed blocks what packing has freed goes back to the machine: it is in pieces, and a run may fail for long."""
 
 
 class Failures:
@@ -61,6 +65,8 @@ class Failures:
             packed = _pack(self._newest)
             self._blocks.append((self._spill.put(packed), len(packed)))
             self._newest = []
+            if len(self._blocks) % _GIVE_BACK_BLOCKS == 0:
+                give_back()
 
     @property
     def first(self) -> Optional[StepJudgement]:

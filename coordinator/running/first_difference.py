@@ -57,7 +57,9 @@ class Located:
     outputs, in order, as far as they agree; ``given`` the further arguments of its call that agree.
 
     ``updated`` is torch's path of the module that differs first after an optimizer's update in the same step; None where
-    none lies before what differs. ``calls`` are modules that the sides called unequally often, with both counts.
+    none lies before what differs. ``sooner`` are modules, by paddle's paths, that torch's and paddle's code of ``container``
+    called before the one whose input differs, and that the other side called later. ``calls`` are modules that the sides
+    called unequally often, with both counts.
     ``random_sides`` are those that draw random numbers in the step.
     """
 
@@ -81,6 +83,7 @@ class Located:
     further: Tuple[Tuple[str, np.ndarray], ...] = ()
     updated: Optional[str] = None
     calls: Tuple[Tuple[str, Tuple[int, int]], ...] = ()
+    sooner: Tuple[Tuple[str, ...], Tuple[str, ...]] = ((), ())
     arguments: Tuple[Named, Named] = field(default_factory=lambda: ({}, {}))
     random_sides: Tuple[str, ...] = ()
 
@@ -293,8 +296,36 @@ def _between(inputs_key: str, container: str, record: RecordedStep) -> Located:
         paddle_last_good=record.partner(good) if good else "",
         agreed=tuple(_agreed(inputs_key, container, record)),
         given=tuple(_given(container, record)),
+        sooner=_sooner(inputs_key, container, record),
     )
     return replace(located, first=replace(item, reason=f"{item.reason}; the sides part {located.stretch}"))
+
+
+def _sooner(inputs_key: str, container: str, record: RecordedStep) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
+    """Return, by paddle's paths, what torch's and paddle's code called before an input was recorded that the other's called
+    later.
+    """
+    paths = record.paths
+    ours = _called(list(record.torch), container, inputs_key)
+    theirs = _called(list(record.paddle), partner(container, paths), record.partner(inputs_key))
+    before = [paths.get(path, path) for path in ours[0]], theirs[0]
+    after = [paths.get(path, path) for path in ours[1]], theirs[1]
+    return tuple(path for path in before[0] if path in after[1]), tuple(path for path in before[1] if path in after[0])
+
+
+def _called(order: List[str], container: str, inputs_key: str) -> Tuple[List[str], List[str]]:
+    """Return the modules that a side called since a call began: before an input was recorded, and from then on alone."""
+    begun, place = f"{container}@input", order.index(inputs_key)
+    start = order.index(begun) + 1 if begun in order else 0
+    end = order.index(container) if container in order else len(order)
+    inside = "" if container == _LOSS or not module_of(container) else f"{module_of(container)}."
+    calls = [
+        (number, module_of(key))
+        for number, key in enumerate(order[:end])
+        if number >= start and is_input(key) and not argument_of(key) and module_of(key).startswith(inside) and module_of(key)
+    ]
+    before = list(dict.fromkeys(path for number, path in calls if number < place))
+    return before, list(dict.fromkeys(path for _, path in calls if path not in before))
 
 
 def _further(gradient: str, record: RecordedStep) -> Iterator[Tuple[str, np.ndarray]]:

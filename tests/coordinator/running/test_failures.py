@@ -7,10 +7,12 @@ import tracemalloc
 from typing import List, Tuple
 
 import numpy as np
+import pytest
 
 from stepalign.coordinator.comparison.comparison import Comparison, StepJudgement, compare_values
 from stepalign.coordinator.comparison.measures import Measures
 from stepalign.coordinator.results.result import KnownDifference
+from stepalign.coordinator.running import failures as kept_failures
 from stepalign.coordinator.running.failures import UNPACKED_COMPARISONS, Failures
 from stepalign.coordinator.running.noise import Noise, beyond_noise, weigh
 
@@ -122,3 +124,12 @@ def test_steps_that_fail_in_many_tensors_cost_no_memory_either_while_they_are_pa
     finally:
         tracemalloc.stop()
     assert peak < 1 << 20 and len(list(failures)) == 500
+
+
+def test_what_packing_frees_goes_back_to_the_machine_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: List[int] = []
+    monkeypatch.setattr(kept_failures, "give_back", lambda: given_back.append(step))
+    failures = Failures(beyond_noise)
+    for step in range(40 * UNPACKED_COMPARISONS):
+        failures.take(StepJudgement(step, (failed(step, "loss", 0.5),)))
+    assert given_back == [16 * UNPACKED_COMPARISONS - 1, 32 * UNPACKED_COMPARISONS - 1]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stepalign.coordinator.cases.case import Case, CaseFile, DataSection, SideSection
+from stepalign.coordinator.diagnosis.place_causes import other_order
 from stepalign.coordinator.running.activation_names import call_of, input_partners, module_of
 from stepalign.coordinator.running.first_difference import Located, find_first
 from stepalign.coordinator.running.locate import is_loss
@@ -340,3 +341,50 @@ def test_a_scalar_among_what_the_model_returns_is_its_loss_only_if_it_has_that_v
     values = np.array([3.0], np.float32), np.array([4.0], np.float32)
     located = find_in({key: values[0]}, {key: values[1]})
     assert located is not None and is_loss(located, pair_of(*losses)) is expected
+
+
+PRE_NORM = ("block@input", "block.norm@input", "block.norm", "block.fc@input", "block.fc", "block", "head@input", "head")
+POST_NORM = ("block@input", "block.fc@input", "block.fc", "block.norm@input", "block.norm", "block", "head@input", "head")
+
+
+def find_unlike(ours: tuple[str, ...], theirs: tuple[str, ...], agreeing: tuple[str, ...], *paths: str) -> Located:
+    """Return what is found where the two sides call modules in other orders and only some of what they have agrees."""
+    numbers = recorded((*ours, *(key for key in theirs if key not in ours)))
+    torch = {key: numbers[key] for key in ours}
+    paddle = {key: numbers[key] if key in agreeing else numbers[key] + np.float32(0.5) for key in theirs}
+    located = find_in(torch, paddle, *paths)
+    assert located is not None
+    return located
+
+
+def test_a_norm_that_the_port_calls_after_what_it_should_come_before_is_told() -> None:
+    located = find_unlike(PRE_NORM, POST_NORM, ("block@input",), "block", "block.norm", "block.fc", "head")
+    assert (located.container, located.paddle_module) == ("block", "block.norm")
+    assert located.sooner == ((), ("block.fc",))
+    (cause,) = other_order(located)
+    assert cause.code == "call_order" and cause.evidence == (
+        "in block, block.fc is called before block.norm in paddle and after it in torch"
+    )
+
+
+def test_another_order_in_torch_is_told_too_and_of_nested_modules_the_outermost() -> None:
+    order = ("a@input", "a.b@input", "a.b", "a", "c@input", "c")
+    located = find_unlike(order, (*order[4:], *order[:4]), order[:4], "a", "a.b", "c")
+    assert located.paddle_module == "c" and located.sooner == (("a", "a.b"), ())
+    (cause,) = other_order(located)
+    assert "a is called before c in torch and after it in paddle" in cause.evidence and "a.b" not in cause.evidence
+
+
+def test_modules_that_one_side_alone_calls_or_that_both_called_before_are_no_other_order() -> None:
+    ours = ("block@input", "block.q@input", "block.q", "block.k@input", "block.k", "block.out@input", "block.out", "block")
+    theirs = ("block@input", "block.k@input", "block.k", "block.act@input", "block.act", *ours[1:3], *ours[5:])
+    agreeing = ("block@input", *ours[1:5])
+    located = find_unlike(ours, theirs, agreeing, "block", "block.q", "block.k", "block.out")
+    assert located.paddle_module == "block.out" and located.sooner == ((), ())
+    assert other_order(located) == []
+
+
+def test_what_stands_behind_the_code_that_is_to_blame_is_no_other_order() -> None:
+    ours = ("a@input", "a.x@input", "a.x", "a", "b@input", "b")
+    located = find_unlike(ours, ("b@input", "b", *ours[:4]), ("a@input", "b@input", "b"), "a", "a.x", "b")
+    assert located.container == "a" and located.sooner == ((), ())
