@@ -233,11 +233,15 @@ def _serve_training(client: Client, twin: Any, framework: str, configuration: me
     facts = facts_of(twin, framework, configuration.device, _scripts(configuration))
 
     def read_weights() -> messages.Named:
+        client.status.enter("weights")
         return {**twin.read_parameters(model, client.room), **twin.read_buffers(model, client.room)}
 
-    client.send(messages.Ready(facts, declare(twin, training), read_weights() if configuration.give_weights else {}))
+    declaration = declare(twin, training)
+    client.send(messages.Ready(facts, declaration, read_weights() if configuration.give_weights else {}))
+    client.status.enter("import")
     with no_collecting():
         twin.import_deferred()  # while the other side still builds, and takes the weights in
+    client.status.enter("build")
     checkpoints = Checkpoints(twin, training, client.room)
     client.serve_state(
         StateAccess(

@@ -149,18 +149,18 @@ LIES = {
     "both frameworks held": ("Ready=holds_other", "build", "the torch worker holds paddle"),
     "garbage for Hello": ("Hello=garbage", "start", "broke the protocol"),
     "garbage for Ready": ("Ready=garbage", "build", "broke the protocol"),
-    "garbage for weights": ("Weights=garbage", "weights", "broke the protocol"),
+    "garbage for weights": ("WeightsLoaded=garbage", "weights", "broke the protocol"),
     "garbage for a step": ("StepResult:3=garbage", "step", "broke the protocol"),
     "a header of a gigabyte": ("StepResult:3=gigabyte_header", "step", "connection ended, yet it runs on: .*more than 128 MiB"),
     "shapes that do not match bytes": ("StepResult:3=gigabytes", "step", "needs .* bytes"),
-    "an array missing": ("Weights=lost_frame", "weights", "frame 0 is not one of"),
+    "an array missing": ("Ready=lost_frame", "build", "frame 0 is not one of"),
     "tensors missing": ("StepResult:3=no_arrays", "step", "without .*, which it was asked for"),
     "one tensor missing": ("StepResult:3=one_missing", "step", "without fc.bias"),
     "one tensor of another shape": ("StepResult:3=other_shape", "step", "fc.weight"),
     "another step": ("StepResult:3=wrong_step", "step", "sent a result of step 8, expected step 3"),
     "the same step twice": ("StepResult:3=twice", "step", "a result of step 3, expected step 4|out of turn"),
     "another message": ("StepResult:3=other_message", "step", "sent Finished out of turn"),
-    "without end": ("Weights=forever", "weights", "sent Weights in phase weights"),
+    "without end": ("Ready=forever", "build", "sent Ready in phase build"),
     "silence": ("StepResult:3=silence", "step", "gave no answer in time|sent a result of step 4, expected step 3"),
 }
 """What -> where the double does it, the phase, the message."""
@@ -173,8 +173,9 @@ def lies() -> Iterator[Cell]:
             yield Cell("lies", what, phase, Expected(1, "", 20.0, 6, "diverged"), paddle=injected, toml=DEADLINES)
             continue
         toml = DEADLINES.replace(f"step_s = {DEADLINE_S}", "step_s = 60") if "gigabyte" in what else DEADLINES
-        quick = what in ("shapes that do not match bytes", "the same step twice")
-        yield Cell("lies", what, phase, Expected(3, message, 30.0), torch=injected, toml=toml, quick=quick)
+        quick = what in ("shapes that do not match bytes", "the same step twice", "an array missing")
+        liar = {"paddle" if injected.startswith("WeightsLoaded") else "torch": injected}
+        yield Cell("lies", what, phase, Expected(3, message, 30.0), toml=toml, quick=quick, **liar)
 
 
 def kill_guard(running: Running, parents: int) -> None:
