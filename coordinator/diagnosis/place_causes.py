@@ -54,7 +54,7 @@ def other_order(located: Located) -> List[Cause]:
     fix = f"call the modules of {code} in torch's order in the paddle model: a norm before or after what it normalises, say"
     if located.module != module:
         fix += f"; or pair torch's {located.module} with another module than {module} in [weights] rename"
-    return [Cause(Category.FORWARD, "call_order", 0.8, f"in {code}, {' and '.join(said)}", fix)]
+    return [Cause(Category.FORWARD, "call_order", 0.7, f"in {code}, {' and '.join(said)}", fix)]
 
 
 def _times(number_of_calls: int) -> str:
