@@ -217,7 +217,7 @@ def test_a_hang_before_the_first_word_meets_its_deadline(stage: Any, make_case: 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("Hello=wrong_version", "protocol version 99 came, expected 4"),
+        ("Hello=wrong_version", f"protocol version 99 came, expected {messages.PROTOCOL_VERSION}:"),
         ("Hello=garbage", "the torch worker broke the protocol"),
         ("Hello=empty", "the torch worker broke the protocol"),
         ("Hello=twice", "the torch worker sent Hello in phase build, expected Ready"),
