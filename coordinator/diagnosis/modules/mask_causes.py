@@ -59,7 +59,7 @@ def explain_attention_masks(
     given = [_said(names, int(np.count_nonzero(mark)), mark.size) for names, mark in zip(named, marks)]
     evidence = f"{where}: of the positions of its scores torch's {given[0]}, paddle's {given[1]}"
     if np.array_equal(marks[0], ~marks[1]):
-        evidence += ": each hides what the other one keeps"
+        evidence += "; each hides what the other one keeps"
         fix = (
             f"invert the mask of {where} in the paddle script: a bool mask hides where it is True in torch's MultiheadAttention, "
             "and keeps where it is True in paddle's MultiHeadAttention"

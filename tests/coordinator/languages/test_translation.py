@@ -167,6 +167,18 @@ REAL = {
     "每个参数组：最大相对差异 0；torch 的学习率第 100 步为 6e-06，第 500 步为 3e-05",
     "torch decays 6 parameters by 0.01, paddle none: fc1.weight, fc1.bias, norm.weight and 3 more": "torch 对 6 个参数以 0.01"
     " 做权重衰减，paddle 不做：fc1.weight，fc1.bias，norm.weight 以及另外 3 个",
+    "activation blocks.0.mix@input at step 0: 1920 of 1920 elements out of tolerance; greatest difference 1.13 at [4, 5, 3]; the "
+    "sides part in the code of blocks.0, after blocks.0.value and before the call of blocks.0.mix": "第 0 步，激活"
+    " blocks.0.mix@input：1920 个元素中有 1920 个超出容差；最大差异 1.13，位于 [4, 5, 3]；两侧从此分开：在 blocks.0 的代码中，"
+    "在 blocks.0.value 之后、调用 blocks.0.mix 之前",
+    "attn: of the positions of its scores torch's key_padding_mask hides 15 of 80, paddle's attn_mask hides 65 of 80; each hides "
+    "what the other one keeps": "attn：在注意力分数的各个位置中，torch 的 key_padding_mask 遮住了 80 个中的 15 个，paddle 的"
+    " attn_mask 遮住了 80 个中的 65 个；一侧遮住的正是另一侧保留的",
+    "attn: of the positions of its scores torch's attn_mask hides 3 of 9, paddle's masks none; they first differ at [0, 0, 0, 1] "
+    "of [batch, heads, L, S]": "attn：在注意力分数的各个位置中，torch 的 attn_mask 遮住了 9 个中的 3 个，paddle 的一个都没有遮住；"
+    "最先不同于 [batch, heads, L, S] 的 [0, 0, 0, 1]",
+    "in block, block.fc is called before block.norm in paddle and after it in torch": "在 block 中，paddle 在调用 block.norm"
+    " 之前调用 block.fc，torch 则在其后",
 }
 """Evidence and fixes of real runs, which several messages make together."""
 

@@ -74,7 +74,7 @@ PER_HEAD = np.repeat(np.stack([CAUSAL, CAUSAL.T]), HEADS, axis=0)
 def test_an_inverted_mask_of_attention_is_told(torch: np.ndarray, paddle: np.ndarray) -> None:
     (cause,) = masks({"key_padding_mask": torch, "value": np.ones(3)}, {"attn_mask": paddle})
     assert (cause.category.value, cause.code) == ("forward", "mask") and cause.confidence > 0.9
-    assert "torch's key_padding_mask hides 1 of 6, paddle's attn_mask hides 5 of 6: each hides what the other one keeps" in (
+    assert "torch's key_padding_mask hides 1 of 6, paddle's attn_mask hides 5 of 6; each hides what the other one keeps" in (
         cause.evidence
     )
     assert cause.fix.startswith("invert the mask of attn in the paddle script")
