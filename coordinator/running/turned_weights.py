@@ -36,7 +36,7 @@ def explain_by_turning(run: Run, located: Optional[Located], watcher: Watcher) -
         return []
     place = located.module if located.container is None else located.container
     found = own_matrices(run.session.names, run.declarations["torch"], run.declarations["paddle"], place)
-    for pieces in _trials(found):
+    for pieces in trials(found):
         watcher.phase(f"replaying step 0 with {' and '.join(piece.name for piece in pieces)} turned")
         case = turned(run.case, run.session.names, pieces)
         try:
@@ -75,9 +75,9 @@ def _known(ours: TensorSpec, theirs: TensorSpec, framework: Collection[str]) -> 
     return ours.module in framework and (not ours.layout or bool(theirs.layout))
 
 
-def _trials(pieces: Sequence[Piece]) -> Iterator[Tuple[Piece, ...]]:
-    """Yield what is turned together: all of them, as one mistake mostly is, then one by one."""
-    if pieces:
+def trials(pieces: Sequence[Piece]) -> Iterator[Tuple[Piece, ...]]:
+    """Yield what is turned together: all of them, as one mistake mostly is, if paddle has them alike; then one by one."""
+    if len({piece.paddle.transposed for piece in pieces}) == 1:
         yield tuple(pieces)
     if 1 < len(pieces) <= _MOST_TRIALS:
         yield from ((piece,) for piece in pieces)

@@ -69,3 +69,14 @@ def test_garbage_that_was_made_inside_is_collected_later() -> None:
     assert alive == []
     gc.collect()
     assert alive == ["collected"]
+
+
+def test_what_a_script_froze_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with no_collecting():
+            kept = Node()
+        assert gc.get_freeze_count() >= frozen - 10 > 0 and kept is not None
+    finally:
+        gc.unfreeze()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stepalign.coordinator.cases.case import Case, CaseFile, DataSection, SideSection, WeightsSection
-from stepalign.coordinator.running.turned_weights import glob_of, goes_further, own_matrices, turned
+from stepalign.coordinator.running.turned_weights import glob_of, goes_further, own_matrices, trials, turned
 from stepalign.coordinator.sessions.naming import NameMap, match_names
 from stepalign.protocol.specs import Declaration, ModuleSpec, OptimizerSpec, TensorSpec
 
@@ -175,3 +175,11 @@ def test_a_trial_goes_further_if_what_differs_comes_later() -> None:
     order = ["a", "b@input", "b"]
     assert goes_further("a", "b", order) and goes_further("b@input", None, order)
     assert not any(goes_further(before, after, order) for before, after in (("b", "b"), ("b", "a"), ("x", None), ("a", "x")))
+
+
+def test_matrices_that_paddle_has_unlike_are_tried_one_by_one() -> None:
+    side = [tensor(f"a.{leaf}") for leaf in ("mix", "gate")]
+    alike = match_names(side, side, WeightsSection()).pieces
+    unlike = match_names(side, side, WeightsSection(transpose=("a.mix",))).pieces
+    assert [[piece.name for piece in trial] for trial in trials(alike)] == [["a.mix", "a.gate"], ["a.mix"], ["a.gate"]]
+    assert [[piece.name for piece in trial] for trial in trials(unlike)] == [["a.mix"], ["a.gate"]]
