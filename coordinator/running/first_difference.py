@@ -28,6 +28,7 @@ from stepalign.coordinator.running.activation_names import (
     partner,
 )
 from stepalign.coordinator.running.first_gradient import first_gradient
+from stepalign.coordinator.running.module_calls import called_sooner
 from stepalign.coordinator.running.recorded_step import RecordedStep, compare_recorded, differs, unknown
 from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.protocol.messages import Named
@@ -296,36 +297,9 @@ def _between(inputs_key: str, container: str, record: RecordedStep) -> Located:
         paddle_last_good=record.partner(good) if good else "",
         agreed=tuple(_agreed(inputs_key, container, record)),
         given=tuple(_given(container, record)),
-        sooner=_sooner(inputs_key, container, record),
+        sooner=called_sooner(inputs_key, ROOT if container == _LOSS else container, record),
     )
     return replace(located, first=replace(item, reason=f"{item.reason}; the sides part {located.stretch}"))
-
-
-def _sooner(inputs_key: str, container: str, record: RecordedStep) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
-    """Return, by paddle's paths, what torch's and paddle's code called before an input was recorded that the other's called
-    later.
-    """
-    paths = record.paths
-    ours = _called(list(record.torch), container, inputs_key)
-    theirs = _called(list(record.paddle), partner(container, paths), record.partner(inputs_key))
-    before = [paths.get(path, path) for path in ours[0]], theirs[0]
-    after = [paths.get(path, path) for path in ours[1]], theirs[1]
-    return tuple(path for path in before[0] if path in after[1]), tuple(path for path in before[1] if path in after[0])
-
-
-def _called(order: List[str], container: str, inputs_key: str) -> Tuple[List[str], List[str]]:
-    """Return the modules that a side called since a call began: before an input was recorded, and from then on alone."""
-    begun, place = f"{container}@input", order.index(inputs_key)
-    start = order.index(begun) + 1 if begun in order else 0
-    end = order.index(container) if container in order else len(order)
-    inside = "" if container == _LOSS or not module_of(container) else f"{module_of(container)}."
-    calls = [
-        (number, module_of(key))
-        for number, key in enumerate(order[:end])
-        if number >= start and is_input(key) and not argument_of(key) and module_of(key).startswith(inside) and module_of(key)
-    ]
-    before = list(dict.fromkeys(path for number, path in calls if number < place))
-    return before, list(dict.fromkeys(path for _, path in calls if path not in before))
 
 
 def _further(gradient: str, record: RecordedStep) -> Iterator[Tuple[str, np.ndarray]]:

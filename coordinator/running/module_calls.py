@@ -1,10 +1,13 @@
-"""Counts how often each side called the modules that hold weights, in one recorded step, and tells where that differs."""
+"""Tells where the sides call their modules otherwise in one recorded step: how often those that hold weights, and in which
+order those before a difference.
+"""
 
 from __future__ import annotations
 
-from typing import Dict, Tuple
+from typing import Dict, List, Tuple
 
-from stepalign.coordinator.running.activation_names import call_of, is_output, module_of
+from stepalign.coordinator.running.activation_names import argument_of, call_of, is_input, is_output, module_of, partner
+from stepalign.coordinator.running.recorded_step import RecordedStep
 from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.protocol.messages import Named
 
@@ -39,3 +42,30 @@ def _outermost(path: str, counts: Dict[str, Counts]) -> str:
     while container and all(each == pair for other, each in counts.items() if other.startswith(f"{container}.")):
         path, container = container, container.rpartition(".")[0]
     return path
+
+
+def called_sooner(inputs_key: str, container: str, record: RecordedStep) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
+    """Return, by paddle's paths, what torch's and paddle's code of ``container``, a call, called before an input was recorded
+    that the other's called later.
+    """
+    paths = record.paths
+    ours = _called(list(record.torch), container, inputs_key)
+    theirs = _called(list(record.paddle), partner(container, paths), record.partner(inputs_key))
+    before = [paths.get(path, path) for path in ours[0]], theirs[0]
+    after = [paths.get(path, path) for path in ours[1]], theirs[1]
+    return tuple(path for path in before[0] if path in after[1]), tuple(path for path in before[1] if path in after[0])
+
+
+def _called(order: List[str], container: str, inputs_key: str) -> Tuple[List[str], List[str]]:
+    """Return the modules that a side called since a call began: before an input was recorded, and from then on alone."""
+    begun, place = f"{container}@input", order.index(inputs_key)
+    start = order.index(begun) + 1 if begun in order else 0
+    end = order.index(container) if container in order else len(order)
+    inside = f"{module_of(container)}." if module_of(container) else ""
+    calls = [
+        (number, module_of(key))
+        for number, key in enumerate(order[:end])
+        if number >= start and is_input(key) and not argument_of(key) and module_of(key).startswith(inside) and module_of(key)
+    ]
+    before = list(dict.fromkeys(path for number, path in calls if number < place))
+    return before, list(dict.fromkeys(path for _, path in calls if path not in before))
