@@ -18,7 +18,7 @@ import numpy as np
 
 from stepalign.protocol.specs import Declaration, Scalar, SchedulerSpec
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 Named = Dict[str, np.ndarray]
 

@@ -5,7 +5,7 @@ bytes: a worker is sent at most `BATCHES_AHEAD` batches that it has not answered
 what was compared, and more than one step beyond it only while all of them together stay below `LEAD_SIZE_BYTES`. A step
 whose tensors would not find room in the memory that the worker shares waits until what is there was compared; a step that
 nothing is ahead of is never held back. Short steps of which little is collected are asked for several by one message
-(`pace`); credit is counted in such messages then. Each is answered, judged and bound to its deadline by itself.
+(`pace`); credit is counted in such messages then, however many steps each asks for. Each is answered, judged and bound to its deadline by itself.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Lockstep:
     def _send_ahead(self, role: str, plan: StepPlan) -> None:
         while self._sent[role] < plan.last:
             step, together = self._sent[role], self._together(role)
-            if not self._has_credit(role, together, plan) or not self._resynchronised(role, step, plan):
+            if not self._has_credit(role, plan) or not self._resynchronised(role, step, plan):
                 return
             now = time.monotonic()
             if self._quiet(role):
@@ -190,12 +190,13 @@ class Lockstep:
             batches.append(None if again else arrays)
         return batches
 
-    def _has_credit(self, role: str, together: int, plan: StepPlan) -> bool:
-        """Say whether a worker may be sent one more message, for ``together`` steps."""
+    def _has_credit(self, role: str, plan: StepPlan) -> bool:
+        """Say whether a worker may be sent one more message."""
         step, answered, compared = self._sent[role], self._answered[role], self._done - len(self._compared)
         if step == compared:
             return True
-        if step - answered > (BATCHES_AHEAD - 1) * together or step - compared > (MAX_LEAD - 1) * together:
+        pace = self._paces[role]
+        if pace.unanswered >= BATCHES_AHEAD or pace.ahead_of(compared) >= MAX_LEAD:
             return False
         sizes = {number: self._step_size_bytes(role, plan.kinds(number)) for number in range(compared, step + 1)}
         to_come = sum(size for number, size in sizes.items() if number >= answered)

@@ -23,6 +23,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._under_way: Deque[Tuple[int, int]] = deque()
+        self._ends: Deque[int] = deque()
         self._began_s = 0.0
         self.together = 1
 
@@ -31,6 +32,18 @@ class Pace:
         if not self._under_way:
             self._began_s = now_s
         self._under_way.append((first + count, count))
+        self._ends.append(first + count)
+
+    @property
+    def unanswered(self) -> int:
+        """How many messages were not answered in full: in messages, as ``together`` changes while they are under way."""
+        return len(self._under_way)
+
+    def ahead_of(self, step: int) -> int:
+        """Return how many messages ask for steps from ``step`` on; it does not go back from one call to the next."""
+        while self._ends and self._ends[0] <= step:
+            self._ends.popleft()
+        return len(self._ends)
 
     def answered(self, steps: int, now_s: float) -> None:
         """Note that all steps before step ``steps`` were answered."""

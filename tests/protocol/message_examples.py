@@ -94,10 +94,13 @@ EXAMPLES: "tuple[Message, ...]" = (
     messages.Dismissed("copy the archive anew"),
 )  # fmt: skip
 
+SHORT_RESULT = messages.StepResult(7, [3e-5, 1e-4], np.asarray(0.6931472, np.float32), "ab" * 32, {}, (), 0.25)
+"""A result that has a form of its own on the wire."""
+
 
 def name_of(message: Message) -> str:
     """Give a message's name, for test ids."""
-    return type(message).__name__
+    return "ShortResult" if message is SHORT_RESULT else type(message).__name__
 
 
 def golden_path(message: Message) -> Path:
@@ -111,6 +114,6 @@ def frames_of(message: Message) -> "list[bytes]":
 
 
 if __name__ == "__main__":
-    for example in EXAMPLES:
+    for example in (*EXAMPLES, SHORT_RESULT):
         golden_path(example).parent.mkdir(parents=True, exist_ok=True)
         golden_path(example).write_text("".join(frame.hex() + "\n" for frame in frames_of(example)), encoding="ascii")

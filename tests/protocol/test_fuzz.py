@@ -15,7 +15,7 @@ from stepalign.protocol.errors import ProtocolError
 from stepalign.protocol.framing import decode
 from stepalign.protocol.messages import BY_NAME, Message
 
-from .message_examples import EXAMPLES, frames_of
+from .message_examples import EXAMPLES, SHORT_RESULT, frames_of
 
 FRAMES = [frames_of(example) for example in EXAMPLES]
 MAX_GROWTH_BYTES = 8 << 20
@@ -48,7 +48,7 @@ values = st.recursive(
 @settings(max_examples=300)
 @given(st.data())
 def test_mutated_bytes_are_a_message_or_a_protocol_error(data: st.DataObject) -> None:
-    frames = [bytearray(frame) for frame in data.draw(st.sampled_from(FRAMES))]
+    frames = [bytearray(frame) for frame in data.draw(st.sampled_from([*FRAMES, frames_of(SHORT_RESULT)]))]
     for _ in range(data.draw(st.integers(1, 4))):
         frame = frames[data.draw(st.sampled_from([0, 0, 0, len(frames) - 1]))]
         position = data.draw(st.integers(0, len(frame)))

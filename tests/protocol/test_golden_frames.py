@@ -15,7 +15,7 @@ import pytest
 from stepalign.protocol.framing import decode, encode
 from stepalign.protocol.messages import BY_NAME, Message
 
-from .message_examples import EXAMPLES, frames_of, golden_path, name_of
+from .message_examples import EXAMPLES, SHORT_RESULT, frames_of, golden_path, name_of
 
 
 def stored(message: Message) -> list[bytes]:
@@ -39,16 +39,16 @@ def test_there_is_an_example_of_every_message() -> None:
     assert {name_of(example) for example in EXAMPLES} == set(BY_NAME) == {cls.__name__ for cls in get_args(Message)}
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
+@pytest.mark.parametrize("example", [*EXAMPLES, SHORT_RESULT], ids=name_of)
 def test_a_message_is_sent_as_its_golden_frames(example: Message) -> None:
     assert frames_of(example) == stored(example)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
+@pytest.mark.parametrize("example", [*EXAMPLES, SHORT_RESULT], ids=name_of)
 def test_golden_frames_are_read_as_the_message(example: Message) -> None:
     assert plain(decode(stored(example))) == plain(example)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
+@pytest.mark.parametrize("example", [*EXAMPLES, SHORT_RESULT], ids=name_of)
 def test_a_message_comes_back_as_it_was_sent(example: Message) -> None:
     assert plain(decode(encode(example))) == plain(example)

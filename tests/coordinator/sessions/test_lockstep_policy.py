@@ -154,6 +154,43 @@ def test_messages_grow_with_the_pace_and_are_two_ahead_at_most() -> None:
     assert max(sent - answered for sent, answered in outstanding) <= BATCHES_AHEAD * pace.MAX_TOGETHER
 
 
+def test_a_worker_has_its_next_message_while_it_works_whatever_the_pace_has_become(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credit counts messages: counted in steps at the newest pace, a pace that falls left workers waiting at every second one."""
+
+    class Changing(pace.Pace):
+        """Asks for eight steps and for four in turns."""
+
+        messages = 0
+
+        def asked(self, first: int, count: int, now_s: float) -> None:
+            self.messages += 1
+            super().asked(first, count, now_s)
+
+        @property  # type: ignore[override]
+        def together(self) -> int:
+            return 4 if self.messages % 2 else 8
+
+        @together.setter
+        def together(self, value: int) -> None: ...
+
+    monkeypatch.setattr("stepalign.coordinator.sessions.lockstep.Pace", Changing)
+    board = ListBoard()
+    waiting = []
+    answer = board.next
+
+    def next_one(*arguments: Any) -> tuple[str, Message]:
+        for role in ("torch", "paddle"):
+            ends = np.cumsum(board.together[role])
+            answered = sum(name == role for name, _ in board.answered)
+            waiting.append(int((ends > answered).sum()) if ends[-1] < 300 else BATCHES_AHEAD)
+        return answer(*arguments)
+
+    board.next = next_one  # type: ignore[method-assign]
+    drive(board, 300)
+    assert {4, 8} <= set(board.together["torch"])
+    assert set(waiting) == {BATCHES_AHEAD}
+
+
 def test_results_that_came_together_are_all_taken_and_nothing_after_the_last_step() -> None:
     board, compared = ListBoard(), []
 
