@@ -141,15 +141,19 @@ def values_line(place: FirstDivergence) -> str:
 
 
 def measures_line(place: FirstDivergence) -> str:
-    """Return how far apart the sides are there, or nothing where it was not measured."""
+    """Return how far apart the sides are there, or nothing where it was not measured.
+
+    Beside a torch value of zero there is no relative difference; whole numbers have no units in the last place.
+    """
     parts = []
     if place.max_abs is not None:
         parts.append(say(f"greatest difference {number(place.max_abs, 4)}"))
-    if place.max_rel is not None:
+    relative = [value for value in (place.max_rel, place.rel_l2) if value is not None and math.isfinite(value)]
+    if place.max_rel in relative:
         parts.append(say(f"relative {number(place.max_rel, 4)}"))
-    if place.rel_l2 is not None and place.rel_l2 != place.max_rel:
+    if place.rel_l2 in relative and place.rel_l2 != place.max_rel:
         parts.append(say(f"of the whole tensor {number(place.rel_l2, 4)}"))
-    if place.max_ulp is not None and place.max_ulp <= TELLING_ULP:
+    if place.max_ulp is not None and (0 < place.max_ulp <= TELLING_ULP or place.max_abs == 0.0):
         parts.append(f"{place.max_ulp} ulp")
     return say(", ").join(parts)
 

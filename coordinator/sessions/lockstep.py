@@ -5,7 +5,8 @@ bytes: a worker is sent at most `BATCHES_AHEAD` batches that it has not answered
 what was compared, and more than one step beyond it only while all of them together stay below `LEAD_SIZE_BYTES`. A step
 whose tensors would not find room in the memory that the worker shares waits until what is there was compared; a step that
 nothing is ahead of is never held back. Short steps of which little is collected are asked for several by one message
-(`pace`); credit is counted in such messages then, however many steps each asks for. Each is answered, judged and bound to its deadline by itself.
+(`pace`); credit is counted in such messages then, however many steps each asks for. Each is answered, judged and bound to
+its deadline by itself.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from stepalign.coordinator.diagnosis.cause import Category, Cause, Finding
 from stepalign.coordinator.report.rows import chosen_steps, relative, step_row
 from stepalign.coordinator.report.terminal import print_verdict
+from stepalign.coordinator.report.wording import measures_line
 from stepalign.coordinator.results.result import ErrorFacts, RegimeFacts, Result, Series, Verdict
 
 from ..made_up_results import HOSTILE_NAME, aligned, diverged, every_result, failed, schedule_only
@@ -78,6 +80,17 @@ def test_the_divergence_is_told_with_both_names_both_values_and_what_was_allowed
     assert "in paddle: encoders.0.bias" in text
     assert "torch 0.125, paddle 0.25" in text
     assert "rtol 2.5e-07, atol 1e-09" in text and "12345 ulp" in text and "1 of 8 out" in text
+
+
+def test_whole_numbers_that_differ_from_zero_are_told_without_units_in_the_last_place_or_a_quotient() -> None:
+    place = diverged().first_divergence
+    assert place is not None
+    counted = dataclasses.replace(place, torch=0.0, paddle=3.0, max_abs=3.0, max_rel=math.inf, rel_l2=math.inf, max_ulp=0)
+    assert measures_line(counted) == "greatest difference 3"
+    assert measures_line(dataclasses.replace(counted, torch=2.0, paddle=5.0, max_rel=1.5, rel_l2=1.5)) == (
+        "greatest difference 3, relative 1.5"
+    )
+    assert measures_line(dataclasses.replace(counted, paddle=0.0, max_abs=0.0, max_rel=0.0, rel_l2=0.0)).endswith("0 ulp")
 
 
 def test_three_causes_are_told_most_likely_first_each_with_its_fix() -> None:
