@@ -41,7 +41,8 @@ from stepalign.coordinator.diagnosis.updates.clip_fit import explain_clipping
 from stepalign.coordinator.diagnosis.updates.optimizer_fit import explain_updates
 from stepalign.coordinator.diagnosis.updates.traces import moved_steps, torch_hyperparameters, update_traces
 from stepalign.coordinator.diagnosis.updates.update_trace import ParameterTrace
-from stepalign.coordinator.running.first_difference import Located, shown_path
+from stepalign.coordinator.running.activation_names import shown_path
+from stepalign.coordinator.running.first_difference import Located
 from stepalign.coordinator.running.recorder import Record
 from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.protocol.messages import Named

@@ -7,7 +7,8 @@ from typing import List, Optional
 from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.diagnosis.cause import Category, Cause
 from stepalign.coordinator.diagnosis.wording import count, names
-from stepalign.coordinator.running.first_difference import Located, shown_path
+from stepalign.coordinator.running.activation_names import shown_path
+from stepalign.coordinator.running.first_difference import Located
 
 _CALLS_SHOWN = 3
 

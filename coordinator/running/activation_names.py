@@ -53,6 +53,11 @@ def partner(key: str, paths: Mapping[str, str]) -> str:
     return there + key[len(shown) :]
 
 
+def shown_path(path: str) -> str:
+    """Return a module's path as a sentence names it."""
+    return path or "the model itself"
+
+
 def input_partners(torch: Iterable[str], paddle: Iterable[str], paths: Mapping[str, str]) -> Dict[str, str]:
     """Return paddle's name of each argument of torch's calls beside the first tensor, where paddle's call has it.
 

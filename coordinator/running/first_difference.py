@@ -26,7 +26,9 @@ from stepalign.coordinator.running.activation_names import (
     is_update,
     module_of,
     partner,
+    shown_path,
 )
+from stepalign.coordinator.running.agreed_values import agreed_values, given_arguments
 from stepalign.coordinator.running.first_gradient import first_gradient
 from stepalign.coordinator.running.module_calls import called_sooner
 from stepalign.coordinator.running.recorded_step import RecordedStep, compare_recorded, differs, unknown
@@ -197,8 +199,8 @@ def _located(key: str, record: RecordedStep, good: str) -> Located:
         inputs=None if item is None or item.measures is None else record.arrays(first),
         last_good=good,
         last_inside=_last_inside(key, record),
-        agreed=tuple(_agreed(key, call_of(key), record)),
-        given=tuple(_given(call_of(key), record)),
+        agreed=tuple(agreed_values(key, call_of(key), record)),
+        given=tuple(given_arguments(call_of(key), record)),
         arguments=(
             _arguments(call_of(key), record.torch),
             _arguments(partner(call_of(key), record.paths), record.paddle),
@@ -295,8 +297,8 @@ def _between(inputs_key: str, container: str, record: RecordedStep) -> Located:
         container=around,
         paddle_container=record.paths.get(around, around),
         paddle_last_good=record.partner(good) if good else "",
-        agreed=tuple(_agreed(inputs_key, container, record)),
-        given=tuple(_given(container, record)),
+        agreed=tuple(agreed_values(inputs_key, container, record)),
+        given=tuple(given_arguments(container, record)),
         sooner=called_sooner(inputs_key, ROOT if container == _LOSS else container, record),
     )
     return replace(located, first=replace(item, reason=f"{item.reason}; the sides part {located.stretch}"))
@@ -309,28 +311,6 @@ def _further(gradient: str, record: RecordedStep) -> Iterator[Tuple[str, np.ndar
             return
         if key.endswith(GRADIENT) and item.passed:
             yield record.partner(key).removesuffix(GRADIENT), record.torch[key]
-
-
-def _agreed(until: str, call: str, record: RecordedStep) -> Iterator[Tuple[str, np.ndarray]]:
-    """Yield what a call's own code had, by paddle's names, where both sides agree in it: what it was given, then outputs."""
-    order = list(record.comparisons)
-    begun, end = f"{call}@input", order.index(until)
-    if begun in order[:end] and record.comparisons[begun].passed:
-        yield f"what goes into {shown_path(module_of(record.partner(begun)))}", record.torch[begun]
-    for key in order[order.index(begun) + 1 if begun in order else 0 : end]:
-        if is_output(key) and record.comparisons[key].passed:
-            yield record.partner(key), record.torch[key]
-
-
-def _given(container: str, record: RecordedStep) -> Iterator[Tuple[str, np.ndarray]]:
-    for key in record.inputs(container):
-        if argument_of(key) and key in record.comparisons and record.comparisons[key].passed:
-            yield argument_of(key), record.torch[key]
-
-
-def shown_path(path: str) -> str:
-    """Return a module's path as a sentence names it."""
-    return path or "the model itself"
 
 
 def _spoken(key: str) -> str:

@@ -15,7 +15,8 @@ from typing import Collection, Iterator, List, Optional, Sequence, Tuple
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.diagnosis.cause import Category, Cause
 from stepalign.coordinator.processes.switchboard import Interrupted
-from stepalign.coordinator.running.first_difference import Located, find_first, shown_path
+from stepalign.coordinator.running.activation_names import shown_path
+from stepalign.coordinator.running.first_difference import Located, find_first
 from stepalign.coordinator.running.replay import replay_steps
 from stepalign.coordinator.running.run_state import Run, Watcher
 from stepalign.coordinator.sessions.naming import NameMap, Piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ _FITS = 1e-5
 
 _PLAINLY = 20.0
 
+_FIRST, _LAST = 3, 5
+"""Of so many values that came first and last it is tried whether attention was added to them."""
+
 
 def explain_attention(
     where: str, agreed: Sequence[tuple[str, Array]], masks: Mapping[str, Array], ours: Array, theirs: Array, before: float
@@ -24,13 +28,20 @@ def explain_attention(
     """Tell by which choices the two sides' attention differs; ``agreed`` are the outputs before, the same on both sides."""
     if ours.ndim != 3 or ours.shape != theirs.shape or before < _PLAINLY * _FITS:
         return
-    for names, projections in _projections(agreed, ours.shape):
-        found = find_formulas(projections, masks, ours[0], theirs[0], _FITS)
+    for (names, projections), (added, residual) in product(_projections(agreed, ours.shape), _residuals(agreed, ours.shape)):
+        found = find_formulas(projections, masks, ours[0] - residual, theirs[0] - residual, _FITS)
         if found is None:
             continue
         for choice in differing(*found):
-            yield _cause(where, choice, *found, names)
+            yield _cause(where, choice, *found, names, added)
         return
+
+
+def _residuals(agreed: Sequence[tuple[str, Array]], shape: tuple[int, ...]) -> Iterator[tuple[str, Array | float]]:
+    """Yield what attention may be added to, of the first sample: nothing, or what the code had when it began, or last."""
+    yield "", 0.0
+    like = [(name, array[0]) for name, array in agreed if array.shape == shape]
+    yield from [*like[:_FIRST], *like[_FIRST:][-_LAST:]]
 
 
 def _projections(
@@ -46,12 +57,13 @@ def _projections(
         yield tuple(f"{third} third of {name}" for third in ("first", "second", "last")), tuple(np.split(array, 3, axis=1))
 
 
-def _cause(where: str, choice: str, torch: Formula, paddle: Formula, names: tuple[str, ...]) -> Cause:
+def _cause(where: str, choice: str, torch: Formula, paddle: Formula, names: tuple[str, ...], added: str) -> Cause:
     ours, theirs = (_said(choice, formula, names) for formula in (torch, paddle))
     heads = f"attention of {torch.heads} heads" if torch.groups == torch.heads else (
         f"attention of {torch.heads} heads on {torch.groups} key heads"
     )  # fmt: skip
-    evidence = f"{where}: {heads} gives both sides' numbers; {_WHAT[choice]}: {ours} in torch, {theirs} in paddle"
+    formula = f"{heads} plus {added}" if added else heads
+    evidence = f"{where}: {formula} gives both sides' numbers; {_WHAT[choice]}: {ours} in torch, {theirs} in paddle"
     fix = f"{_WHAT[choice]} as in torch, {ours}, in {where} of the paddle model"
     return Cause(Category.FORWARD, "attention_formula", 0.96, evidence, fix)
 

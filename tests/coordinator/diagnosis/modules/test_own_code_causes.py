@@ -86,6 +86,27 @@ def test_a_mask_that_the_module_is_given_and_a_fused_projection_are_known() -> N
     assert len(causes) == 1 and "mask: keep in torch, none in paddle" in causes[0].evidence
 
 
+def test_attention_that_is_added_to_what_the_code_had_is_told_with_it() -> None:
+    agreed = projections()
+    before = [(f"a.{place}", float32(RANDOM.normal(size=(2, LENGTH, WIDTH)))) for place in range(3)]
+    given = ("what goes into a.norm", float32(RANDOM.normal(size=(2, LENGTH, WIDTH))))
+    ours, theirs = (float32(given[1] + output(replace(LLAMA, mask=mask), agreed)) for mask in ("causal", "none"))
+    (cause,) = explain_attention("a", [given, *before, *agreed], {}, ours, theirs, 0.1)
+    assert cause.evidence == (
+        "a: attention of 4 heads on 2 key heads plus what goes into a.norm gives both sides' numbers; "
+        "mask: causal in torch, none in paddle"
+    )
+    assert list(explain_attention("a", [*before, *agreed], {}, ours, theirs, 0.1)) == []
+
+
+@pytest.mark.parametrize("narrow", [WIDTH, 16])
+def test_what_no_weights_can_give_is_not_searched_for(narrow: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    agreed = projections(narrow)
+    monkeypatch.setattr("stepalign.coordinator.diagnosis.modules.attention_fit.compute", None)
+    beyond = 2.0 * float32(RANDOM.normal(size=(2, LENGTH, WIDTH))) + 3.0
+    assert list(explain_attention("a", agreed, {}, beyond, 1.5 * beyond, 0.1)) == []
+
+
 def test_what_is_no_attention_of_the_projections_is_not_called_one() -> None:
     agreed = projections()
     ours = output(LLAMA, agreed)
