@@ -6,6 +6,7 @@ from typing import List, Optional
 
 from stepalign.coordinator.comparison.comparison import Comparison
 from stepalign.coordinator.diagnosis.cause import Category, Cause
+from stepalign.coordinator.diagnosis.confined import confined
 from stepalign.coordinator.diagnosis.wording import count, names
 from stepalign.coordinator.running.activation_names import shown_path
 from stepalign.coordinator.running.first_difference import Located
@@ -99,6 +100,9 @@ def unexplained(failure: Optional[Comparison], located: Optional[Located]) -> Ca
     category = Category.BACKWARD if located is not None and located.backward else by_kind[failure.kind]
     where = where_and_why(failure)
     fix = "compare this place in both scripts"
+    if located is not None and located.first is not None and located.outputs is not None:
+        part = confined(*located.outputs, located.first.rtol, located.first.atol)
+        where += f"; {part}" if part else ""
     if located is not None and located.container is not None:
         fix = f"compare both scripts {located.stretch}"
     elif located is not None and located.backward:

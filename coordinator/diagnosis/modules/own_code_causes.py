@@ -33,7 +33,7 @@ def explain_own_code(
         return []
     return (
         list(explain_gate(where, before, ours, theirs))
-        or list(explain_pooling(where, *before[-1], ours, theirs))
+        or list(explain_pooling(where, before, ours, theirs))
         or list(explain_terms(where, before, ours, theirs))
         or list(explain_attention(where, before, given, ours, theirs, fit.left_over(ours, theirs)))
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,20 +13,38 @@ from stepalign.coordinator.diagnosis.cause import Category, Cause
 _FITS = 2e-6
 _SHOWN = 6
 
+_SOURCES = 4
+"""Of so many outputs one vector is looked for."""
 
-def explain_pooling(where: str, source: str, before: Array, ours: Array, theirs: Array) -> Iterator[Cause]:
-    """Find what each side takes of ``before``, the output of ``source`` in which both sides agree, along one axis."""
+
+def explain_pooling(
+    where: str, agreed: Sequence[tuple[str, Array]], ours: Array, theirs: Array
+) -> Iterator[Cause]:
+    """Find what each side takes of one of ``agreed``, outputs in which both sides agree, the last ones first, along one axis.
+
+    Both directions of a recurrent layer stand in one output, half of its features each, and end at opposite positions.
+    """
     if ours.shape != theirs.shape:
         return
-    for axis in range(1, before.ndim):
-        if before.shape[:axis] + before.shape[axis + 1 :] != ours.shape or before.shape[axis] < 2:
-            continue
-        torch, paddle = (_taken(before, axis, side) for side in (ours, theirs))
-        if torch and paddle and torch != paddle:
-            evidence = f"{where}: along axis {axis} of the output of {source} torch takes {torch}, paddle {paddle}"
-            fix = f"take {torch} along axis {axis} of the output of {source} in paddle"
-            yield Cause(Category.FORWARD, "pooling", 0.96, evidence, fix)
-            return
+    for source, before in reversed(agreed[-_SOURCES:]):
+        for axis in range(1, before.ndim):
+            if before.shape[:axis] + before.shape[axis + 1 :] != ours.shape or before.shape[axis] < 2:
+                continue
+            torch, paddle = (_taken(before, axis, side) or _of_halves(before, axis, side) for side in (ours, theirs))
+            if torch and paddle and torch != paddle:
+                evidence = f"{where}: along axis {axis} of the output of {source} torch takes {torch}, paddle {paddle}"
+                fix = f"take {torch} along axis {axis} of the output of {source} in paddle"
+                yield Cause(Category.FORWARD, "pooling", 0.96, evidence, fix)
+                return
+
+
+def _of_halves(before: Array, axis: int, output: Array) -> str:
+    """Say what the two halves of an output's features are; empty where one fits nothing, or there are none."""
+    half, odd = divmod(before.shape[-1], 2)
+    if odd or not half or axis == before.ndim - 1:
+        return ""
+    first, second = (_taken(before[..., part], axis, output[..., part]) for part in (np.s_[:half], np.s_[half:]))
+    return f"{first} for the first half of the features and {second} for the second" if first and second else ""
 
 
 def _taken(before: Array, axis: int, output: Array) -> str:

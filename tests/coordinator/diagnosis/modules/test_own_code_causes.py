@@ -135,17 +135,29 @@ def test_another_function_of_the_gate_is_told_and_a_product_of_something_else_is
 def test_another_position_that_is_taken_of_a_sequence_is_told() -> None:
     x = RANDOM.normal(size=(4, 7, 8))
     ends = np.array([6, 2, 3, 5])
-    (cause,) = explain_pooling("text", "text.norm", x, x[np.arange(4), ends], x[:, -1])
+    (cause,) = explain_pooling("text", [("text.norm", x)], x[np.arange(4), ends], x[:, -1])
     assert cause.code == "pooling"
     assert "axis 1 of the output of text.norm torch takes positions 6, 2, 3, 5, paddle position 6 of 7" in cause.evidence
-    (cause,) = explain_pooling("text", "text.norm", x, x.mean(1), x[:, 0])
+    (cause,) = explain_pooling("text", [("text.norm", x)], x.mean(1), x[:, 0])
     assert "torch takes the mean, paddle position 0 of 7" in cause.evidence
+
+
+def test_the_last_state_of_both_directions_is_told_from_the_last_position() -> None:
+    output, states = RANDOM.normal(size=(4, 7, 8)), RANDOM.normal(size=(2, 4, 4))
+    last = np.concatenate([output[:, -1, :4], output[:, 0, 4:]], axis=1)
+    agreed = [("embed", RANDOM.normal(size=(4, 7, 8))), ("rnn:0", output), ("rnn:1", states)]
+    (cause,) = explain_pooling("text", agreed, float32(last), float32(output[:, -1]))
+    assert cause.evidence == (
+        "text: along axis 1 of the output of rnn:0 torch takes position 6 of 7 for the first half of the features and "
+        "position 0 of 7 for the second, paddle position 6 of 7"
+    )
+    assert list(explain_pooling("text", agreed, float32(last), float32(last[::-1]))) == []
 
 
 def test_what_is_no_vector_of_a_sequence_is_not_called_one() -> None:
     x = RANDOM.normal(size=(4, 7, 8))
-    assert list(explain_pooling("text", "text.norm", x, x.mean(1), 1.1 * x.mean(1))) == []
-    assert list(explain_pooling("text", "text.norm", x, x.mean(1), x.mean(1))) == []
+    assert list(explain_pooling("text", [("text.norm", x)], x.mean(1), 1.1 * x.mean(1))) == []
+    assert list(explain_pooling("text", [("text.norm", x)], x.mean(1), x.mean(1))) == []
 
 
 def test_code_is_explained_by_the_formula_that_fits_it() -> None:
