@@ -219,11 +219,13 @@ class StepJudge:
             module, mark, rest = _split_path(path)
             theirs = f"{paths.get(module, module)}{mark}{rest}"
             rtol, atol = self._allowances.tensor("activation", array, 0.0)
-            found.append(
-                compare_values(
-                    pair.step, "activation", path, theirs, array, paddle.get(theirs), rtol, atol, self._comparer.allow_nonfinite
-                )
+            other = paddle.get(theirs)
+            item = compare_values(
+                pair.step, "activation", path, theirs, array, other, rtol, atol, self._comparer.allow_nonfinite
             )
+            if other is not None:
+                self._comparer.note(item, ({path: array}, {path: other}), path)
+            found.append(item)
         return found
 
     def _judge_loss(self, pair: StepPair) -> Comparison:

@@ -41,9 +41,13 @@ class PieceComparer:
         if scanned is None or not scanned.within(atol):
             ours, others = pair[0].get(key), pair[1].get(key)
         found = compare_values(step, kind, name, theirs, ours, others, rtol, atol, self.allow_nonfinite, exact, scanned)
+        self.note(found, pair, key)
+        return found
+
+    def note(self, found: Comparison, pair: Tuple[Arrays, Arrays], key: str) -> None:
+        """Remember where the arrays of a comparison are found that may have been screened only."""
         if found.measures is not None and not found.measures.complete:
             self._screened[id(found.measures)] = Screened(found.measures, pair, key)
-        return found
 
     def complete(self, comparisons: List[Comparison]) -> List[Comparison]:
         """Measure the worst of each kind in full, and forget the step's arrays."""

@@ -154,7 +154,7 @@ def step_line(pair: StepPair, judgement: StepJudgement) -> Dict[str, Any]:
 
 
 def describe_comparison(item: Comparison) -> Dict[str, Any]:
-    """Return a comparison as plain values."""
+    """Return a comparison as plain values; what was not measured is not there."""
     described: Dict[str, Any] = {
         "kind": item.kind,
         "torch_name": item.torch_name,
@@ -163,13 +163,17 @@ def describe_comparison(item: Comparison) -> Dict[str, Any]:
         "rtol": item.rtol,
         "atol": item.atol,
     }
-    if item.measures is not None:
-        measures = item.measures
+    measures = item.measures
+    if measures is not None:
         described.update(
-            max_abs=measures.max_abs, max_rel=measures.max_rel, rel_l2=measures.rel_l2, max_ulp=measures.max_ulp,
-            cosine=measures.cosine, outside=measures.outside, count=measures.count, smallest_rtol=measures.smallest_rtol,
-            index=list(measures.index), torch=measures.reference, paddle=measures.candidate,
+            max_abs=measures.max_abs, outside=measures.outside, count=measures.count, index=list(measures.index),
+            torch=measures.reference, paddle=measures.candidate,
         )  # fmt: skip
+        if measures.complete:
+            described.update(
+                max_rel=measures.max_rel, rel_l2=measures.rel_l2, max_ulp=measures.max_ulp, cosine=measures.cosine,
+                smallest_rtol=measures.smallest_rtol,
+            )  # fmt: skip
     if item.reason:
         described["reason"] = item.reason
     return described

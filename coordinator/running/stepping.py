@@ -96,8 +96,9 @@ def _watching_masks(
 
     def watch(pair: StepPair) -> None:
         take(pair)
-        if not found:
-            found.extend(compare_draws(pair.reference.masks, pair.candidate.masks))
+        masks = pair.reference.masks, pair.candidate.masks
+        if any(masks) and not found:
+            found.extend(compare_draws(*masks))
             run.findings += found
 
     return watch

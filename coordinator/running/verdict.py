@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Dict, Mapping, Optional, Sequence
+
+import numpy as np
 
 import stepalign
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.comparison.comparison import Comparison
+from stepalign.coordinator.comparison.measures import measure
 from stepalign.coordinator.devices.placement import Device
 from stepalign.coordinator.results.result import (
     CaseFacts,
@@ -100,8 +104,20 @@ def error_facts(error: BaseException) -> ErrorFacts:
 
 
 def worst_of(record: Record) -> Dict[str, Any]:
-    """Return the worst comparison of each kind, in causal order."""
-    return {kind: {**describe_comparison(item), "step": item.step} for kind, item in record.worst.items()}
+    """Return the worst comparison of each kind, in causal order, with all its measures."""
+    return {
+        kind: {**describe_comparison(_in_full(item, record)), "step": item.step} for kind, item in record.worst.items()
+    }
+
+
+def _in_full(item: Comparison, record: Record) -> Comparison:
+    """Return a comparison of two numbers, rates or losses, which every step only screens, with all its measures."""
+    measures = item.measures
+    if measures is None or measures.complete or item.kind not in ("lr", "loss"):
+        return item
+    dtype = record.losses[0][item.step].dtype if item.kind == "loss" else np.dtype(np.float64)
+    torch, paddle = (np.asarray(value, dtype) for value in (measures.reference, measures.candidate))
+    return replace(item, measures=measure(torch, paddle, item.rtol, item.atol))
 
 
 def result_of(run: Run) -> Result:

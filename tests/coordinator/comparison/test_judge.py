@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +67,9 @@ def test_what_a_module_gives_is_compared_and_what_goes_into_it_is_not() -> None:
     assert steps.failed() == []
     steps.pairs[0].candidate.tensors["activation"]["fc"] = output + np.float32(8e-6)
     assert steps.failed() == []
+    (full,) = (item.measures for item in steps.judge()[0].comparisons if item.kind == "activation")
+    apart = 8e-6 * math.sqrt(6) / np.linalg.norm(output)
+    assert full is not None and full.complete and full.rel_l2 == pytest.approx(apart, rel=0.1)
     steps.pairs[0].candidate.tensors["activation"]["fc"] = output + np.float32(1.5e-5)
     assert first(steps) == (0, "activation", "fc")
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from stepalign.coordinator.cases.case import Case, CaseFile, DataSection, SideSection
-from stepalign.coordinator.comparison.comparison import Comparison
+from stepalign.coordinator.comparison.comparison import Comparison, compare_rate, compare_values
 from stepalign.coordinator.comparison.measures import Measures
 from stepalign.coordinator.devices.placement import Device
 from stepalign.coordinator.results.result import FirstDivergence, Verdict
+from stepalign.coordinator.running.recorder import describe_comparison
 from stepalign.coordinator.running.run_state import Run
 from stepalign.coordinator.running.verdict import divergence_of, error_facts, result_of
 from stepalign.protocol.errors import CaseError, StepalignError, WorkerFailure
@@ -70,6 +71,24 @@ def test_a_result_tells_which_case_ran_and_how_far_it_came() -> None:
     assert series.lr_pairs == ((0, 1), (1, 0))
     worst = result.worst["parameter"]
     assert (worst["step"], worst["max_abs"], worst["torch_name"]) == (2, 0.25, "fc.weight")
+
+
+def test_the_worst_loss_and_rate_of_a_run_that_agrees_have_all_their_measures() -> None:
+    """Every step only screens two numbers: what it does not measure is not told as zero, neither of a step nor of the run."""
+    run = Run(CASE, Path("."))
+    torch = np.array(0.7, np.float32)
+    paddle = np.nextafter(torch, np.float32(1))
+    for number, loss in enumerate((torch, paddle)):
+        run.record.losses[number].append(loss)
+    run.record.worst["loss"] = compare_values(0, "loss", "loss", "loss", torch, paddle, 1e-5, 0.0)
+    run.record.worst["lr"] = compare_rate(0, "group 0", "group 0", 0.1, np.nextafter(0.1, 1.0), 1e-11, 0.0)
+    for kind, item in run.record.worst.items():
+        assert item.passed and item.measures is not None and not item.measures.complete
+        assert not {"max_rel", "rel_l2", "max_ulp", "cosine", "smallest_rtol"} & describe_comparison(item).keys(), kind
+    worst = result_of(run).worst
+    assert worst["loss"]["max_ulp"] == worst["lr"]["max_ulp"] == 1
+    assert worst["loss"]["max_rel"] == worst["loss"]["rel_l2"] == pytest.approx(float(paddle - torch) / float(torch))
+    assert worst["lr"]["max_rel"] == pytest.approx(2**-56 / 0.1) and worst["loss"]["step"] == 0
 
 
 def test_a_divergence_has_the_numbers_of_its_comparison_or_only_its_reason() -> None:
