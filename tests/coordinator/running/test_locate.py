@@ -95,14 +95,32 @@ def test_what_the_code_that_is_to_blame_had_before_is_known() -> None:
     paths = ("embed", "attn", "attn.q", "attn.k", "attn.out")
     for changed in ("attn.out@input", "attn"):
         torch, paddle = recorded(order), recorded(order)
+        for side in (torch, paddle):
+            side["attn.q@input"] = side["attn@input"]
         for key in order[order.index(changed) :]:
             paddle[key] = paddle[key] + np.float32(0.5)
         located = find_in(torch, paddle, *paths)
         assert located is not None
         inside = ["attn.q", "attn.k"] if changed == "attn.out@input" else ["attn.q", "attn.k", "attn.out"]
-        assert [name for name, _ in located.agreed] == ["what goes into attn", *inside]
+        given = ["what goes into attn.k", *(["what goes into attn.out"] if changed == "attn" else [])]
+        assert [name for name, _ in located.agreed] == ["what goes into attn", *given, *inside]
         assert [name for name, _ in located.given] == ["mask"]
-        assert np.array_equal(located.agreed[2][1], torch["attn.k"])
+        assert np.array_equal(dict(located.agreed)["attn.k"], torch["attn.k"])
+
+
+def test_what_modules_inside_others_are_given_is_not_what_the_code_around_them_had() -> None:
+    order = (
+        *("<model>@input", "block@input", "block.norm@input", "block.norm", "block.fc@input", "block.fc", "block"),
+        *("norm@input", "norm", "head@input", "head", "<model>"),
+    )
+    torch, paddle = recorded(order), recorded(order)
+    for key in order[order.index("head@input") :]:
+        paddle[key] = paddle[key] + np.float32(0.5)
+    located = find_in(torch, paddle, "block", "block.norm", "block.fc", "norm", "head")
+    assert located is not None and located.module == "head"
+    names = [name for name, _ in located.agreed]
+    assert names[:3] == ["what goes into the model itself", "what goes into block", "what goes into norm"]
+    assert names[3:] == ["block.norm", "block.fc", "block", "norm"]
 
 
 def test_the_outermost_input_that_differs_counts() -> None:
