@@ -31,12 +31,15 @@ def _layout(groups: int) -> struct.Struct:
 
 
 _HEAD = _layout(0)
+_MOST_BYTES = _layout(_MAX).size + _MAX
 
 
 def pack(result: StepResult) -> Optional[bytes]:
     """Return a result as one frame; None for one that has more to say than a frame like this can hold."""
     loss, rates = result.loss, result.lr
-    if result.tensors or result.masks or result.other_frameworks_loaded or loss.ndim or len(rates) > _MAX:
+    if result.tensors or result.masks or result.other_frameworks_loaded or len(rates) > _MAX:
+        return None
+    if not isinstance(loss, np.ndarray) or loss.ndim or type(result.step) is not int or {*map(type, rates)} - {float}:
         return None
     dtype = _NUMBERS.get(loss.dtype)
     digest = result.batch_digest.encode()
@@ -53,9 +56,10 @@ def pack(result: StepResult) -> Optional[bytes]:
 
 def unpack(frame: Any) -> StepResult:
     """Return the result that a frame which begins with `MARK` and the version holds. Raises ProtocolError if it holds none."""
+    size_bytes = memoryview(frame).nbytes
+    if not _HEAD.size <= size_bytes <= _MOST_BYTES:
+        raise ProtocolError(f"a short result of {size_bytes} bytes came, expected {_HEAD.size} to {_MOST_BYTES}")
     data = bytes(frame)
-    if len(data) < _HEAD.size:
-        raise ProtocolError(f"a short result of {len(data)} bytes came, expected {_HEAD.size} at least")
     dtype, groups, digest_bytes = data[2:5]
     layout = _layout(groups)
     if len(data) != layout.size + digest_bytes:
@@ -66,6 +70,8 @@ def unpack(frame: Any) -> StepResult:
     if dtype >= len(_LOSS_DTYPES):
         raise ProtocolError(f"a short result came whose loss has dtype {dtype}, expected less than {len(_LOSS_DTYPES)}")
     _, _, _, _, _, step, seconds, loss, *rates = layout.unpack_from(data)
+    if any(loss[_LOSS_DTYPES[dtype].itemsize :]):
+        raise ProtocolError(f"a short result came whose loss is longer than {_LOSS_DTYPES[dtype]}")
     try:
         digest = data[layout.size :].decode()
     except UnicodeDecodeError as error:

@@ -25,7 +25,8 @@ class Screened(NamedTuple):
 
 
 def complete_worst(comparisons: List[Comparison], screened: Mapping[int, Screened]) -> List[Comparison]:
-    """Measure in full, of each kind, the comparison that came nearest to its tolerance; the others were screened.
+    """Measure in full, of each kind, the comparison that came nearest to its tolerance, and the first that did not pass, which
+    a rule may have failed; the others were screened.
 
     ``screened`` goes by the identity of a comparison's measures.
     """
@@ -36,10 +37,11 @@ def complete_worst(comparisons: List[Comparison], screened: Mapping[int, Screene
         ):
             worst[item.kind] = number
     completed = list(comparisons)
-    for number in worst.values():
+    failed = [number for number, item in enumerate(comparisons) if not item.passed][:1]
+    for number in {*worst.values(), *failed}:
         item = comparisons[number]
         found = screened.get(id(item.measures))
-        if found is not None:
+        if found is not None and item.measures is found.measures:
             torch, paddle = (side[found.key] for side in found.pair)
             completed[number] = replace(item, measures=measure(torch, paddle, item.rtol, item.atol))
     return completed

@@ -17,11 +17,12 @@ def confined(torch: np.ndarray, paddle: np.ndarray, rtol: float, atol: float) ->
     """Return along which axes the elements beyond atol + rtol * |torch| are confined, and to which positions; empty where
     they are not, or where shapes or dtypes have no such elements.
     """
-    if torch.shape != paddle.shape or torch.dtype.kind not in "fiub" or not torch.ndim:
+    if torch.shape != paddle.shape or {torch.dtype.kind, paddle.dtype.kind} - set("fiub") or not torch.ndim:
         return ""
     ours, theirs = torch.astype(np.float64), paddle.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        differs = ~((np.abs(theirs - ours) <= atol + rtol * np.abs(ours)) | (ours == theirs))
+    with np.errstate(invalid="ignore", over="ignore"):
+        near = np.isfinite(ours) & np.isfinite(theirs) & (np.abs(theirs - ours) <= atol + rtol * np.abs(ours))
+        differs = ~(near | (ours == theirs) | (np.isnan(ours) & np.isnan(theirs)))
     if not differs.any():
         return ""
     found: List[Tuple[float, int, np.ndarray]] = []

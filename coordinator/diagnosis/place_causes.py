@@ -100,8 +100,8 @@ def unexplained(failure: Optional[Comparison], located: Optional[Located]) -> Ca
     category = Category.BACKWARD if located is not None and located.backward else by_kind[failure.kind]
     where = where_and_why(failure)
     fix = "compare this place in both scripts"
-    if located is not None and located.first is not None and located.outputs is not None:
-        part = confined(*located.outputs, located.first.rtol, located.first.atol)
+    if located is not None and located.first is failure and located.outputs is not None:
+        part = confined(*located.outputs, failure.rtol, failure.atol)
         where += f"; {part}" if part else ""
     if located is not None and located.container is not None:
         fix = f"compare both scripts {located.stretch}"

@@ -20,14 +20,21 @@ def agreed_values(until: str, call: str, record: RecordedStep) -> Iterator[Tuple
     start = order.index(begun) if begun in order[:end] else 0
     had = [key for key in order[start:end] if record.comparisons[key].passed]
     outputs = [key for key in had if is_output(key)]
-    known = {digest({"": record.torch[key]}) for key in outputs}
-    for key in _own_inputs(had, begun):
-        identity = digest({"": record.torch[key]})
-        if key == begun or identity not in known:
+    inputs = list(_own_inputs(had, begun))
+    forms = {_form(record.torch[key]) for key in inputs if key != begun}
+    known = {digest({"": record.torch[key]}) for key in [begun, *outputs] if key in had and _form(record.torch[key]) in forms}
+    for key in inputs:
+        identity = "" if key == begun else digest({"": record.torch[key]})
+        if identity not in known:
             known.add(identity)
             yield f"what goes into {shown_path(module_of(record.partner(key)))}", record.torch[key]
     for key in outputs:
         yield record.partner(key), record.torch[key]
+
+
+def _form(array: np.ndarray) -> Tuple[Tuple[int, ...], str]:
+    """Return what arrays of the same bytes have in common, so that few are read for their digests."""
+    return array.shape, array.dtype.str
 
 
 def given_arguments(container: str, record: RecordedStep) -> Iterator[Tuple[str, np.ndarray]]:

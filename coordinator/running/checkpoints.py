@@ -31,8 +31,8 @@ from stepalign.protocol.messages import Checkpoint, Named
 from stepalign.protocol.tensors import digest
 
 FOLDER_NAME = "checkpoints"
-VERSION = 7
-"""Of what a checkpoint holds, of how `kept_record` writes it, and of the lines of steps.jsonl that a run goes on with."""
+VERSION = 6
+"""Of what a checkpoint holds, and of how `kept_record` writes it."""
 
 REFUSED_NAME = "refused.json"
 KEPT = 2

@@ -171,14 +171,17 @@ def _passed_over(key: str, outputs: List[str], record: RecordedStep) -> bool:
 
 def _located_forward(key: str, record: RecordedStep, good: str) -> Located:
     outside = _outside(key, record)
-    return _located(key, record, good) if outside is None else _between(*outside, record)
+    if outside is not None:
+        return _between(*outside, record)
+    agreed, given = agreed_values(key, call_of(key), record), given_arguments(call_of(key), record)
+    return replace(_located(key, record, good), agreed=tuple(agreed), given=tuple(given))
 
 
 def _located_backward(item: Comparison, silent: str, record: RecordedStep, updated: Optional[str]) -> Located:
     key = item.name
     if not silent:
         further = tuple(_further(key, record))
-        located = replace(_located(key, record, ""), unlike=(), last_inside="", agreed=(), given=(), further=further)
+        located = replace(_located(key, record, ""), unlike=(), last_inside="", further=further)
     else:
         module = module_of(key)
         located = Located(first=item, module=module, paddle_module=record.paths.get(module, module), silent=silent)
@@ -199,8 +202,6 @@ def _located(key: str, record: RecordedStep, good: str) -> Located:
         inputs=None if item is None or item.measures is None else record.arrays(first),
         last_good=good,
         last_inside=_last_inside(key, record),
-        agreed=tuple(agreed_values(key, call_of(key), record)),
-        given=tuple(given_arguments(call_of(key), record)),
         arguments=(
             _arguments(call_of(key), record.torch),
             _arguments(partner(call_of(key), record.paths), record.paddle),

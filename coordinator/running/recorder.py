@@ -132,6 +132,10 @@ class Recorder:
         self._previous = None if record.failures.first is not None else pair
 
 
+LINES_FORM = 2
+"""Of what `step_line` writes: a run goes on only with lines of its own form."""
+
+
 def step_line(pair: StepPair, judgement: StepJudgement) -> Dict[str, Any]:
     """Return one step as steps.jsonl has it."""
     failed = [item for item in judgement.comparisons if not item.passed]

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping
 import stepalign
 from stepalign.coordinator.cases.case import Case
 from stepalign.coordinator.results.records import read_result, to_strict, write_json
+from stepalign.coordinator.running.recorder import LINES_FORM
 from stepalign.protocol.errors import CaseError
 from stepalign.protocol.messages import Named, WorkerFacts
 from stepalign.protocol.schema import to_plain
@@ -26,6 +27,7 @@ def describe_sides(facts: Mapping[str, WorkerFacts], initial: Mapping[str, Named
         weights = dict(zip(initial, pool.map(digest, initial.values())))
     described = {
         "stepalign": stepalign.__version__,
+        "lines": LINES_FORM,
         "cpu": _cpu_model(),
         "sides": {side: to_plain(each) for side, each in facts.items()},
         "initial_weights": weights,
@@ -55,6 +57,8 @@ def changed_sides(before: Mapping[str, Any], now: Mapping[str, Any]) -> List[str
     changed = []
     if before.get("stepalign") != now["stepalign"]:
         changed.append(f"stepalign was {before.get('stepalign')}, is {now['stepalign']}")
+    if before.get("lines") != now["lines"]:
+        changed.append("this stepalign writes steps.jsonl in another form")
     for side, facts in now["sides"].items():
         recorded = before["sides"].get(side, {})
         for name in _COMPARED:

@@ -65,7 +65,7 @@ def series_of(record: Record) -> Series:
 
 
 def divergence_of(item: Comparison) -> FirstDivergence:
-    """Return a comparison that did not pass as result.json has it."""
+    """Return a comparison that did not pass as result.json has it; what was not measured is None."""
     measures = item.measures
     if measures is None:
         return FirstDivergence(
@@ -80,9 +80,9 @@ def divergence_of(item: Comparison) -> FirstDivergence:
         torch=measures.reference,
         paddle=measures.candidate,
         max_abs=measures.max_abs,
-        max_rel=measures.max_rel,
-        rel_l2=measures.rel_l2,
-        max_ulp=measures.max_ulp,
+        max_rel=measures.max_rel if measures.complete else None,
+        rel_l2=measures.rel_l2 if measures.complete else None,
+        max_ulp=measures.max_ulp if measures.complete else None,
         rtol=item.rtol,
         atol=item.atol,
         reason=item.reason,

@@ -67,6 +67,7 @@ def test_it_says_what_the_long_form_says_to_the_bit(
         {"loss": np.ones(1, np.float32)},
         {"loss": np.array(1, np.int64)},
         {"lr": [0.5] * 256},
+        {"loss": np.array(1, np.complex64)},
         {"batch_digest": "x" * 256},
     ],
 )
@@ -74,6 +75,11 @@ def test_what_has_more_to_say_takes_the_long_form(other: dict[str, Any]) -> None
     result = replace(SHORT_RESULT, **other)
     assert short_result.pack(result) is None
     assert plain(decode(encode(result))) == plain(result)
+
+
+@pytest.mark.parametrize("other", [{"lr": [True]}, {"lr": [1]}, {"lr": [np.float32(0.5)]}, {"step": True}, {"step": np.int64(3)}])
+def test_what_the_long_form_refuses_or_writes_otherwise_is_left_to_it(other: dict[str, Any]) -> None:
+    assert short_result.pack(replace(SHORT_RESULT, **other)) is None
 
 
 def test_the_most_that_it_holds_comes_back() -> None:
@@ -105,9 +111,11 @@ def test_what_was_released_is_told_all_the_same() -> None:
     [
         ([FRAME[:-1]], "a short result of .* bytes came; with 2 rates and a digest of 64 it has"),
         ([FRAME + b"x"], "a short result of .* bytes came; with 2 rates and a digest of 64 it has"),
-        ([FRAME[:20]], "a short result of 20 bytes came, expected 29 at least"),
+        ([FRAME[:20]], "a short result of 20 bytes came, expected 29 to 2324"),
         ([FRAME[:3] + b"\x09" + FRAME[4:]], "with 9 rates and a digest of 64"),
         ([FRAME[:2] + b"\x03" + FRAME[3:]], "whose loss has dtype 3, expected less than 3"),
+        ([FRAME[:28] + b"\x01" + FRAME[29:]], "whose loss is longer than float32"),
+        ([FRAME + bytes(4096)], "a short result of .* bytes came, expected 29 to 2324"),
         ([FRAME[:-1] + b"\xff"], "whose digest is not UTF-8"),
         ([FRAME, b""], "a short result came with 1 frames more"),
         ([bytes([FRAME[0], PROTOCOL_VERSION + 1]) + FRAME[2:]], f"protocol version {PROTOCOL_VERSION + 1} came, expected"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,12 +27,14 @@ def explain_attention(
     """Tell by which choices the two sides' attention differs; ``agreed`` are the outputs before, the same on both sides."""
     if ours.ndim != 3 or ours.shape != theirs.shape or before < _PLAINLY * _FITS:
         return
-    for (names, projections), (added, residual) in product(_projections(agreed, ours.shape), _residuals(agreed, ours.shape)):
-        found = find_formulas(projections, masks, ours[0] - residual, theirs[0] - residual, _FITS)
+    added, residuals = zip(*_residuals(agreed, ours.shape), strict=True)
+    for names, projections in _projections(agreed, ours.shape):
+        found = find_formulas(projections, masks, ours[0], theirs[0], residuals, _FITS)
         if found is None:
             continue
-        for choice in differing(*found):
-            yield _cause(where, choice, *found, names, added)
+        which, torch, paddle = found
+        for choice in differing(torch, paddle):
+            yield _cause(where, choice, torch, paddle, names, added[which])
         return
 
 
@@ -48,7 +49,7 @@ def _projections(
     agreed: Sequence[tuple[str, Array]], shape: tuple[int, ...]
 ) -> Iterator[tuple[tuple[str, ...], tuple[Array, ...]]]:
     """Yield what may be query, key and value of the first sample: the last three outputs of that length, or a third each."""
-    long = [(name, array[0]) for name, array in agreed if array.ndim == 3 and array.shape[:2] == shape[:2]]
+    long = [(name, array[0]) for name, array in agreed if array.ndim == 3 and array.size and array.shape[:2] == shape[:2]]
     if len(long) >= 3:
         names, arrays = zip(*long[-3:], strict=True)
         yield names, arrays

@@ -120,27 +120,39 @@ def usable_masks(masks: Masks, length: int) -> dict[str, Array]:
 
 
 def find_formulas(
-    projections: Sequence[Array], masks: Masks, ours: Array, theirs: Array, noise: float
-) -> tuple[Formula, Formula] | None:
-    """Return the formulas that give both outputs, [length, width] of one sample; None where none gives torch's or paddle's."""
+    projections: Sequence[Array],
+    masks: Masks,
+    ours: Array,
+    theirs: Array,
+    residuals: Sequence[Array | float],
+    noise: float,
+) -> tuple[int, Formula, Formula] | None:
+    """Return the formulas that give both outputs, [length, width] of one sample, each plus one of ``residuals``, and which;
+    None where none gives torch's or paddle's. A formula is computed once for all of them.
+    """
     length, width = ours.shape
     if not 1 < length <= _LONGEST or len(projections) != 3 or projections[0].shape != ours.shape:
         return None
-    if not _may_be_weighted(projections[2], ours):
-        return None
     queries = np.unique(np.linspace(0, length - 1, min(length, _QUERIES)).astype(int))
+    sums = {
+        number: ours[queries] - _rows(residual, queries)
+        for number, residual in enumerate(residuals)
+        if _may_be_weighted(projections[2], ours - residual)
+    }
     known = usable_masks(masks, length)
-    torch = next(
-        (f for f in _torch_formulas(projections, width, masks, known) if _gives(f, projections, known, ours, queries, noise)),
-        None,
-    )
-    if torch is None:
-        return None
-    for number in (1, 2):
-        for changed in _changed(torch, projections, width, known, number):
-            if _gives(changed, projections, known, theirs, queries, noise):
-                return torch, changed
+    for formula in _torch_formulas(projections, width, masks, known) if sums else ():
+        for number in _given_by(formula, projections, known, sums, queries, noise):
+            output = {number: theirs[queries] - _rows(residuals[number], queries)}
+            changed = (each for count in (1, 2) for each in _changed(formula, projections, width, known, count))
+            for paddle in changed:
+                if _given_by(paddle, projections, known, output, queries, noise):
+                    return number, formula, paddle
+            return None
     return None
+
+
+def _rows(residual: Array | float, queries: Array) -> Array | float:
+    return residual[queries] if isinstance(residual, np.ndarray) else residual
 
 
 def _may_be_weighted(values: Array, output: Array) -> bool:
@@ -157,15 +169,16 @@ def differing(torch: Formula, paddle: Formula) -> list[str]:
     return [name for name in names if name != "groups" or "heads" not in names]
 
 
-def _gives(
-    formula: Formula, projections: Sequence[Array], masks: Masks, output: Array, queries: Array, noise: float
-) -> bool:
-    """Say whether a formula gives the output of all queries; most fail at the last one already."""
-    for some, allowed in ((queries[-1:], _LOOSELY * noise), (queries, noise)):
-        fitted = compute(formula, projections, masks, some)
-        if fitted is None or fit.left_over(output[some], fitted) > allowed:
-            return False
-    return True
+def _given_by(
+    formula: Formula, projections: Sequence[Array], masks: Masks, outputs: Mapping[int, Array], queries: Array, noise: float
+) -> list[int]:
+    """Return which of some outputs, rows of ``queries``, a formula gives; most it fails to at the last row already."""
+    last = compute(formula, projections, masks, queries[-1:])
+    if last is None:
+        return []
+    near = [number for number, rows in outputs.items() if fit.left_over(rows[-1:], last) <= _LOOSELY * noise]
+    fitted = compute(formula, projections, masks, queries) if near else None
+    return [] if fitted is None else [number for number in near if fit.left_over(outputs[number], fitted) <= noise]
 
 
 def _splits(projections: Sequence[Array], width: int) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,7 @@ from stepalign.coordinator.diagnosis import array_fit as fit
 from stepalign.coordinator.diagnosis.array_fit import Array
 from stepalign.coordinator.diagnosis.cause import Category, Cause
 from stepalign.coordinator.diagnosis.modules.elementwise import FUNCTIONS
+from stepalign.coordinator.diagnosis.wording import value_of
 
 _FITS = 2e-6
 """What may be left over of a product that is computed in float32."""
@@ -35,11 +36,11 @@ def explain_gate(where: str, agreed: Sequence[tuple[str, Array]], ours: Array, t
             f"{where}: torch gives on {function} of {gate} times {other}, paddle {their_function} of {their_gate} "
             f"times {paddle[2]}"
         )
-        fix = f"apply {function} to the output of {gate} in paddle, or exchange the two when loading"
+        fix = f"apply {function} to {value_of(gate)} in paddle, or exchange the two when loading"
         yield Cause(Category.FORWARD, "gate_swapped", 0.96, evidence, fix)
     elif function != their_function:
         evidence = (
-            f"{where}: the gate, the output of {gate}, goes through {function} in torch and through {their_function} "
+            f"{where}: the gate, {value_of(gate)}, goes through {function} in torch and through {their_function} "
             "in paddle"
         )
         fix = f"use {function} for the gate in {where} of the paddle model"

@@ -9,6 +9,7 @@ import numpy as np
 from stepalign.coordinator.diagnosis import array_fit as fit
 from stepalign.coordinator.diagnosis.array_fit import Array
 from stepalign.coordinator.diagnosis.cause import Category, Cause
+from stepalign.coordinator.diagnosis.wording import value_of
 
 _FITS = 2e-6
 _SHOWN = 6
@@ -32,8 +33,8 @@ def explain_pooling(
                 continue
             torch, paddle = (_taken(before, axis, side) or _of_halves(before, axis, side) for side in (ours, theirs))
             if torch and paddle and torch != paddle:
-                evidence = f"{where}: along axis {axis} of the output of {source} torch takes {torch}, paddle {paddle}"
-                fix = f"take {torch} along axis {axis} of the output of {source} in paddle"
+                evidence = f"{where}: along axis {axis} of {value_of(source)} torch takes {torch}, paddle {paddle}"
+                fix = f"take {torch} along axis {axis} of {value_of(source)} in paddle"
                 yield Cause(Category.FORWARD, "pooling", 0.96, evidence, fix)
                 return
 

@@ -59,7 +59,7 @@ function tensorMap(data, tools) {
     const facts = map.facts[index + "," + map.steps[column]];
     if (facts) {
       const [maxAbs, relL2, torch, paddle, reason] = facts;
-      if (maxAbs) { lines.push(words.greatest + " " + maxAbs + ", " + words.rel_l2 + " " + relL2); }
+      if (maxAbs) { lines.push(words.greatest + " " + maxAbs + (relL2 ? ", " + words.rel_l2 + " " + relL2 : "")); }
       if (torch || paddle) { lines.push("torch " + torch + ", paddle " + paddle); }
       if (reason) { lines.push(escapeText(reason).replace(/(.{60,80}?) /g, "$1<br>")); }
     }

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stepalign.coordinator.comparison.clip_rules import predict_clip
+from stepalign.coordinator.running.verdict import divergence_of
 from stepalign.protocol.specs import TensorSpec
 
 from .judged_steps import RATE, SHAPES, Arrays, Steps, train, with_optimizer
@@ -90,6 +91,17 @@ def test_what_came_nearest_to_its_tolerance_is_measured_in_full_of_each_kind() -
     assert all(item.passed for item in found) and len(found) == 3
     (full,) = (item for item in found if item.measures is not None and item.measures.complete)
     assert full.name == "fc.bias" and full.measures is not None and full.measures.rel_l2 == pytest.approx(1e-5, rel=0.1)
+
+
+def test_what_a_rule_fails_within_the_plain_tolerance_is_measured_in_full() -> None:
+    """Its values were only screened: told as they were, they differed by a number and relatively by nothing."""
+    steps = train("SGD", steps=1, own={name: {"weight_decay": 1e-4} for name in SHAPES})
+    failed = steps.failed()
+    assert failed[0].kind == "parameter" and len(failed) > 1
+    told = divergence_of(failed[0])
+    assert told.max_abs and told.max_rel and told.rel_l2 and told.max_ulp
+    screened = [divergence_of(item) for item in failed if item.measures is not None and not item.measures.complete]
+    assert screened and all(item.max_abs and item.max_rel is item.rel_l2 is item.max_ulp is None for item in screened)
 
 
 def test_gradients_are_named_from_the_loss_back() -> None:

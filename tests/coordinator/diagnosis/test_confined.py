@@ -53,6 +53,14 @@ def test_values_that_are_not_finite_differ_unless_they_are_the_same() -> None:
     assert confined(torch, paddle, 1e-5, 1e-6) == "it differs only at position 5 of 16 along axis 1"
 
 
+def test_an_infinity_of_torchs_is_not_near_a_finite_value_and_nan_on_both_sides_is_the_same() -> None:
+    torch, paddle = differing(np.s_[:0])
+    torch[:, 0], paddle[:, 0] = -np.inf, -1e9
+    torch[:, 4] = paddle[:, 4] = np.nan
+    assert confined(torch, paddle, 1e-5, 1e-6) == "it differs only at position 0 of 16 along axis 1"
+    assert confined(torch, paddle.astype(np.complex64), 1e-5, 1e-6) == ""
+
+
 def test_whole_numbers_and_flags_are_held_to_the_same() -> None:
     torch, paddle = np.zeros((3, 6), np.int64), np.zeros((3, 6), np.int64)
     paddle[:, 4] = 1

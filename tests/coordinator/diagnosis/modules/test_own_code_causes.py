@@ -154,6 +154,20 @@ def test_the_last_state_of_both_directions_is_told_from_the_last_position() -> N
     assert list(explain_pooling("text", agreed, float32(last), float32(last[::-1]))) == []
 
 
+def test_what_a_module_is_given_is_not_called_an_output() -> None:
+    x, up = RANDOM.normal(size=(4, 7, 8)), RANDOM.normal(size=(4, 7, 8))
+    (cause,) = explain_pooling("pool", [("what goes into pool", x)], x.mean(1), x[:, 0])
+    assert cause.evidence == "pool: along axis 1 of what goes into pool torch takes the mean, paddle position 0 of 7"
+    silu, agreed = FUNCTIONS["silu"], [("what goes into mlp", x), ("mlp.up", up)]
+    (cause,) = explain_gate("mlp", agreed, float32(silu(x) * up), float32(silu(up) * x))
+    assert cause.fix == "apply silu to what goes into mlp in paddle, or exchange the two when loading"
+
+
+def test_nothing_is_looked_for_in_projections_without_elements() -> None:
+    agreed = [*projections(), ("none", np.zeros((2, LENGTH, 0)))]
+    assert list(explain_attention("a", agreed, {}, output(LLAMA, agreed[:3]), agreed[0][1], 1.0)) == []
+
+
 def test_what_is_no_vector_of_a_sequence_is_not_called_one() -> None:
     x = RANDOM.normal(size=(4, 7, 8))
     assert list(explain_pooling("text", [("text.norm", x)], x.mean(1), 1.1 * x.mean(1))) == []
