@@ -324,7 +324,9 @@ def test_another_version_or_setting_of_a_side_is_named(
     out = copy(interrupted, tmp_path / "out")
     sides = json.loads((out / "sides.json").read_text())
     sides["sides"]["torch"]["version"] = "2.12.0"
+    del sides["lines"]  # as before lines had a form
     (out / "sides.json").write_text(json.dumps(sides))
     refused = resume(trained[0], out)
     assert refused.code == 2
     assert "torch: version was 2.12.0, is 2." in refused.stderr
+    assert "this stepalign writes steps.jsonl in another form" in refused.stderr
