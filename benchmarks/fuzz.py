@@ -21,6 +21,7 @@ from typing import Any
 import msgpack
 import zmq
 
+from stepalign.protocol import short_result
 from stepalign.protocol.errors import ProtocolError
 from stepalign.protocol.sockets import bind_router, connect_dealer, ipc_endpoint, receive, receive_from
 
@@ -52,10 +53,12 @@ def corpus() -> list[Frames]:
 def mutations(seed: int, messages: Sequence[Frames]) -> Iterator[Frames]:
     """Yield damaged messages without end; the same ones for the same seed."""
     draw = random.Random(seed)
-    parsed = [msgpack.unpackb(frames[0], strict_map_key=False) for frames in messages]
+    parsed = [
+        None if frames[0][0] == short_result.MARK else msgpack.unpackb(frames[0], strict_map_key=False) for frames in messages
+    ]
     while True:
         number = draw.randrange(len(messages))
-        if draw.random() < 0.4:
+        if draw.random() < 0.4 and parsed[number] is not None:
             yield [_with_other_field(parsed[number], draw), *messages[number][1:]]
             continue
         frames = [bytearray(frame) for frame in messages[number]]

@@ -57,7 +57,7 @@ class DoubleClient(Client):
             self.send_raw(frames)
             return
         elif action == "garbage":
-            self.send_raw([b"\xc1\x00garbage", b"more"])
+            self.send_raw([b"\xdbgarbage", b"more"])
             return
         elif action == "empty":
             self.send_raw([b""])
@@ -109,7 +109,7 @@ class DoubleClient(Client):
         super().send(message)
         after = fault(f"after{name}", step)
         if after == "garbage":
-            self.send_raw([b"\xc1\x00garbage"])
+            self.send_raw([b"\xdbgarbage"])
             do("leave")
         do(after)
 
