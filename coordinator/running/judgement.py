@@ -50,7 +50,15 @@ def judge_run(run: Run, watcher: Watcher) -> None:
         ):
             watcher.phase(f"replaying step {failure.step} to find the module")
             run.warnings += _unlocated(run, failure.step)
-            located = locate(run.case, run.crew, run.folder, run.session.names, failure, run.batches, watcher.tick)
+            try:
+                located = locate(run.case, run.crew, run.folder, run.session.names, failure, run.batches, watcher.tick)
+            except Interrupted:
+                raise
+            except StepalignError as error:
+                run.warnings.append(
+                    f"step {failure.step} could not be run again, so neither the module that differs first was looked for nor a "
+                    f"difference between the frameworks that is known: {error}"
+                )
             failure, located = _before_update(run, failure, located)
         run.located = located
         if not _clipped(run, failure, located, watcher):

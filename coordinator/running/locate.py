@@ -24,7 +24,6 @@ from stepalign.coordinator.running.replay import owning_sides, replay_steps
 from stepalign.coordinator.sessions.members import Crew
 from stepalign.coordinator.sessions.naming import NameMap
 from stepalign.coordinator.sessions.step_plan import StepPair
-from stepalign.protocol.errors import StepalignError
 from stepalign.protocol.messages import Named
 
 _SAME_LOSS_RTOL = 1e-6
@@ -39,12 +38,9 @@ def locate(
     batches: BatchSource,
     on_tick: Callable[[], None],
 ) -> Optional[Located]:
-    """Return where the failing step first goes wrong; None if a replay cannot tell."""
+    """Return where the failing step first goes wrong; None if a replay cannot tell. Raises StepalignError where it fails."""
     step = failure.step
-    try:
-        replayed = replay_steps(case, crew, folder, (step,), ("*",), batches, on_tick, repeat=True)
-    except StepalignError:
-        return None
+    replayed = replay_steps(case, crew, folder, (step,), ("*",), batches, on_tick, repeat=True)
     pair = replayed.pairs[0]
     torch, paddle = (side.tensors.get("activation", {}) for side in (pair.reference, pair.candidate))
     found = find_first(case, names, torch, paddle, step)

@@ -58,6 +58,8 @@ class Stage:
 
     def locate(self, *given: Any) -> Optional[Located]:
         self.asked.append("locate")
+        if isinstance(self.located, BaseException):
+            raise self.located
         return self.located
 
     def measure_noise(self, *given: Any) -> Noise:
@@ -121,6 +123,19 @@ def control(apart: float, until: int = 50) -> Noise:
     for step in range(until):
         noise.note("loss", "loss", step, np.array(1.0), np.array(1.0 + apart))
     return noise
+
+
+def test_a_step_that_cannot_be_run_again_is_a_warning_and_an_interruption_ends_the_search(stage: Stage) -> None:
+    """It was passed over in silence: a loss that only paddle's clipped softmax moves is then a divergence for no stated reason."""
+    fail(stage, failed(3, apart=1.0, exact=True))
+    stage.located = WorkerFailure("the disk is full")  # type: ignore[assignment]
+    assert stage.judge() is Verdict.DIVERGED
+    assert stage.explained[0][2] is None
+    (warning,) = stage.run.warnings
+    assert warning.startswith("step 3 could not be run again") and warning.endswith("the disk is full")
+    stage.located = Interrupted("stopped")  # type: ignore[assignment]
+    with pytest.raises(Interrupted):
+        stage.judge()
 
 
 def test_a_run_in_which_nothing_failed_is_aligned_and_starts_no_further_worker(stage: Stage) -> None:
