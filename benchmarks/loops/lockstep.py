@@ -81,7 +81,7 @@ def main(folder: Path, out: Path, share: float | None = None) -> int:
     case = load_case(folder)
     every = max(1, case.steps // 20)
     also = frozenset((1, 10, case.steps - 1))
-    result, _ = run_case(case, out, Watcher(phase=phase, step=step))
+    result, _ = run_case(case, out, Watcher(phase=phase, step=step, own_process=True))
     print(
         json.dumps(
             {

@@ -70,7 +70,7 @@ def main(folder: Path, out: Path) -> int:
             held = {name: held_by(pid) for name, pid in processes().items()}
             samples.append({"step": number, "seconds": time.monotonic(), "held": held, "files": count_files(out, temporary)})
 
-    result, _ = run_case(case, out, Watcher(step=step))
+    result, _ = run_case(case, out, Watcher(step=step, own_process=True))
     size_bytes = {path.name: path.stat().st_size for path in out.iterdir() if path.is_file()}
     after = {"held": held_by("self"), "children": len(children("self")), "files": count_files(temporary)}
     print(

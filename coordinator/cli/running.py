@@ -141,7 +141,7 @@ def _watched(
             view.step(pair.step, case.steps, losses, (pair.reference.lr, pair.candidate.lr))
 
         watcher = Watcher(
-            view.phase, step, tick, tail.follow, view.follow_workers, view.follow_worst, notice=print_notice
+            view.phase, step, tick, tail.follow, view.follow_workers, view.follow_worst, notice=print_notice, own_process=True
         )
         result, folder = call(watcher)
         tail.read()

@@ -34,7 +34,8 @@ class Watcher:
     """Who is told of a run's progress: phases, finished steps, and a tick ten times a second, which may raise to stop.
 
     ``workers`` is given what tells where each worker stands, ``worst`` the greatest differences by kind, a map that
-    grows; both may be asked from any thread while the run goes on.
+    grows; both may be asked from any thread while the run goes on. ``own_process``: nothing else runs in this process, whose
+    heap the run may set up as it likes.
     """
 
     phase: Callable[[str], None] = lambda text: None
@@ -44,6 +45,7 @@ class Watcher:
     workers: Callable[[Callable[[], Dict[str, Status]]], None] = lambda states: None
     worst: Callable[[Dict[str, Comparison]], None] = lambda worst: None
     notice: Callable[[str], None] = lambda text: None
+    own_process: bool = False
 
     def meeting(self, folder: Path) -> Meeting:
         """Return where a run of ``folder`` meets its other machines."""

@@ -21,6 +21,7 @@ from stepalign.coordinator.results.records import StepsLog
 from stepalign.coordinator.running.built_buffers import compare_built, told_buffers
 from stepalign.coordinator.running.checkpoints import Keeper
 from stepalign.coordinator.running.continuing import KeptParts, check_sides, why_never_kept
+from stepalign.coordinator.running.heap import keep_large_blocks_apart
 from stepalign.coordinator.running.left_out import trained_though_left_out
 from stepalign.coordinator.running.recorder import Recorder
 from stepalign.coordinator.running.repeated_log import RepeatedLog
@@ -30,6 +31,9 @@ from stepalign.coordinator.sessions.naming import unused_patterns
 from stepalign.coordinator.sessions.session import Session
 from stepalign.coordinator.sessions.settings_check import compare_settings
 from stepalign.coordinator.sessions.step_plan import Keeping, StepPair, StepPlan
+
+SMALL_STATE_BYTES = 16 << 20
+"""Of both sides' state: messages of such runs come whole and leave holes in the heap, and judging takes few large blocks."""
 
 LOOKED_AT_STEPS = 100
 """How many steps' batches are looked through for what a declared difference depends on."""
@@ -80,6 +84,8 @@ def run_steps(run: Run, session: Session, log: StepsLog, watcher: Watcher) -> No
     first = parts.restore(run, watcher)
     every_s = 0.0 if why_never_kept(case) else case.file.resume.every_s
     state_size_bytes = step_size_bytes(torch, STATE_KINDS) + step_size_bytes(paddle, STATE_KINDS)
+    if watcher.own_process and state_size_bytes < SMALL_STATE_BYTES:
+        keep_large_blocks_apart()
     pages = session.switchboard.give_pages_back
     keeper = Keeper(run.folder, log, every_s, parts.describe, give_pages_back=pages, size_bytes=state_size_bytes)
     watcher.phase(f"running {case.steps} steps")
