@@ -165,7 +165,7 @@ LIES = {
     "another step": ("StepResult:3=wrong_step", "step", "sent a result of step 8, expected step 3"),
     "the same step twice": ("StepResult:3=twice", "step", "a result of step 3, expected step 4|out of turn"),
     "another message": ("StepResult:3=other_message", "step", "sent Finished out of turn"),
-    "without end": ("Ready=forever", "build", "sent Ready in phase weights"),
+    "without end": ("Ready=forever", "build", "sent Ready in phase"),
     "silence": ("StepResult:3=silence", "step", "gave no answer in time|sent a result of step 4, expected step 3"),
 }
 """What -> where the double does it, the phase, the message."""
